@@ -1,0 +1,7 @@
+"""The one error of everything that is wrong with data on disk."""
+
+from __future__ import annotations
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file, the record, the key and the remedy."""

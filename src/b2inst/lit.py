@@ -1,0 +1,106 @@
+"""The LightningModule: a thin shell around the segmenter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from b2inst.config import CHECKPOINT_TARGETS, build
+from b2inst.structures import Batch
+
+
+class LitSegmenter(pl.LightningModule):
+    """Trains and validates a `Segmenter`.
+
+    Everything it is made of comes from one plain dict, which is saved in the checkpoint; so a checkpoint is all
+    that is needed to build the model again.
+
+    Args:
+        config: the resolved configuration of the run; `model`, `optim`, `schedule` and `training` are read here.
+            `classes` (names by label) and `category_ids` of the training data belong to it.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.save_hyperparameters({"config": config})
+        self.config = config
+        self.model = build(config["model"], CHECKPOINT_TARGETS)
+        if config["training"]["channels_last"]:
+            self.model.to(memory_format=torch.channels_last)
+        if config["training"]["compile"]:
+            for part in (self.model.backbone, self.model.fpn, self.model.detector, self.model.basis):
+                part.compile()
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names by label."""
+        return self.config["classes"]
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path) -> LitSegmenter:
+        """Build the module that a checkpoint holds, in evaluation mode on the CPU.
+
+        Only tensors and plain values are read from the file, and only parts of this package are built from it.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is no checkpoint of this package, or asks for more.
+        """
+        path = Path(path).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such checkpoint")
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            config = checkpoint["hyper_parameters"]["config"]
+            config["model"]["backbone"]["weights"] = None  # they are in the checkpoint
+        except Exception as error:
+            raise ValueError(f"{path}: not a checkpoint of b2inst, or damaged ({type(error).__name__}: {error})") from error
+        module = cls(config)
+        module.load_state_dict(checkpoint["state_dict"])
+        return module.eval()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Total loss of a batch; logs each loss with and without its weight."""
+        losses, stats = self.model.losses(self.model(batch.images), batch)
+        total = self.model.total_loss(losses, self.current_epoch)
+        self._log_losses("train", losses, total, len(batch))
+        self.log_dict({f"train/{k}": v for k, v in stats.items()}, batch_size=len(batch))
+        return total
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Losses and detections of a batch; callbacks evaluate and draw what it returns."""
+        outputs = self.model(batch.images)
+        if batch.targets is not None:
+            losses, _ = self.model.losses(outputs, batch)
+            self._log_losses("val", losses, self.model.total_loss(losses, self.current_epoch), len(batch))
+        return {"detections": self.model.detect(outputs, batch.images), "outputs": outputs}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Detections of a batch."""
+        outputs = self.model(batch.images)
+        return {"detections": self.model.detect(outputs, batch.images), "outputs": outputs}
+
+    def _log_losses(self, stage: str, losses: dict[str, Tensor], total: Tensor, batch_size: int) -> None:
+        factors = self.model.weights(self.current_epoch)
+        values = {f"{stage}/loss": total.detach()}
+        for name, value in losses.items():
+            values[f"{stage}/loss_{name}"] = value.detach()
+            values[f"{stage}/weighted_{name}"] = factors[name] * value.detach()
+        self.log_dict(values, batch_size=batch_size, sync_dist=stage == "val", on_epoch=stage == "val")
+        self.log(f"{stage}_loss", total.detach(), prog_bar=True, logger=False, batch_size=batch_size)
+
+    def effective_batch(self) -> int:
+        """Images of one optimizer step, over all devices and accumulated batches."""
+        per_device = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        return per_device * self.trainer.world_size * self.trainer.accumulate_grad_batches
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Optimizer and learning rate schedule, stepped once per optimizer step."""
+        optimizer: Optimizer = build(self.config["optim"], CHECKPOINT_TARGETS)(self.model, self.effective_batch())
+        scheduler = build(self.config["schedule"], CHECKPOINT_TARGETS)(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

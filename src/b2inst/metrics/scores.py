@@ -1,0 +1,100 @@
+"""The numbers of an evaluation, as a table and as JSON."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Average precision and recall as fractions in [0, 1]; NaN (null in JSON) where there is no such ground truth.
+
+    Attributes:
+        metrics: `kind/name`, the kinds `box`, `mask`, `boundary` and COCO's 12 names AP, AP50, AP75, APs, APm,
+            APl, AR1, AR10, AR100, ARs, ARm, ARl.
+        per_class: class name -> `box/AP`, `mask/AP`, `mask/AP50`, `mask/AP75`, `boundary/AP` (those of the kinds
+            evaluated) and `instances`, the number of objects that are not crowds.
+    """
+
+    metrics: dict[str, float]
+    per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def table(self) -> str:
+        """Return the summary as text, one row for each kind, in percent."""
+        recalls = [name for name in self._names() if re.fullmatch(r"AR\d+", name)]
+        columns = ["AP", "AP50", "AP75", "APs", "APm", "APl", *recalls[-1:]]
+        kinds = list(dict.fromkeys(key.split("/")[0] for key in self.metrics))
+        rows = [[kind, *(_percent(self.metrics.get(f"{kind}/{name}")) for name in columns)] for kind in kinds]
+        return _render(["percent", *columns], rows)
+
+    def class_table(self) -> str:
+        """Return the scores of each class as text, in percent, in the order of the category ids."""
+        columns = list(dict.fromkeys(name for row in self.per_class.values() for name in row if name != "instances"))
+        rows = [
+            [name, str(int(row.get("instances", 0))), *(_percent(row.get(column)) for column in columns)]
+            for name, row in self.per_class.items()
+        ]
+        return _render(["class", "instances", *(column.replace("/", " ") for column in columns)], rows)
+
+    def to_json(self, path: str | Path) -> None:
+        """Write the metrics as one flat JSON object with `per_class` beside them; folders are made."""
+        content = {name: _json_number(value) for name, value in self.metrics.items()}
+        per_class = {
+            name: {key: _json_number(value) for key, value in row.items()} for name, row in self.per_class.items()
+        }
+        write_json({**content, "per_class": per_class}, path, indent=2)
+
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys(key.split("/")[1] for key in self.metrics))
+
+
+def write_json(content: Any, path: str | Path, indent: int | None = None) -> None:
+    """Write JSON so that a reader never sees half a file: beside the target first, then renamed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=indent, allow_nan=False)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)  # mkstemp makes files that nobody else can read
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def _json_number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.1f}"
+
+
+def _render(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    table = Table(box=box.MARKDOWN)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    text = io.StringIO()
+    # wide enough for any row: rich would cut cells off at the width of a terminal
+    width = sum(max(len(cell) for cell in cells) + 3 for cells in zip(columns, *rows, strict=True)) + 1
+    Console(file=text, width=width, markup=False, highlight=False, color_system=None).print(table)
+    # this kind of table has empty first and last lines
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())

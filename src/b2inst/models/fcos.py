@@ -1,0 +1,332 @@
+"""The detector: FCOS with one more output, the parameters of each instance's mask."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import batched_nms, sigmoid_focal_loss
+
+from b2inst.losses.giou import giou_ltrb
+from b2inst.models.fcos_targets import Assignment, assign, centerness
+from b2inst.ops.dist import reduce_mean
+from b2inst.ops.points import conv3x3_at, locations
+from b2inst.structures import Targets
+
+
+@dataclass(frozen=True)
+class DetectorOutputs:
+    """Raw outputs, one tensor a level.
+
+    Attributes:
+        cls_logits: (N, C, h, w).
+        ltrb: (N, 4, h, w) distances to the sides of the box, not negative, in units of the stride.
+        quality_logits: (N, 1, h, w) centerness or IoU.
+        tower: (N, F, h, w) features of the box tower; the mask parameters are read from them where needed.
+    """
+
+    cls_logits: list[Tensor]
+    ltrb: list[Tensor]
+    quality_logits: list[Tensor]
+    tower: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Locations:
+    """P places on the pyramid that stand for an instance: positives in training, kept detections at test time.
+
+    Attributes:
+        level, image, y, x: (P,) int64, the cell.
+        boxes: (P, 4) predicted XYXY in pixels of the network input, not clipped.
+        labels: (P,) int64 class, true in training, predicted at test time.
+        scores: (P,) float32: class score at test time; weight of the location (centerness) in training.
+        instance: (P,) int64 index into the instances of the batch; None at test time.
+    """
+
+    level: Tensor
+    image: Tensor
+    y: Tensor
+    x: Tensor
+    boxes: Tensor
+    labels: Tensor
+    scores: Tensor
+    instance: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.level)
+
+    def take(self, index: Tensor) -> Locations:
+        """The locations at `index`, in that order."""
+        return Locations(**{k: None if v is None else v[index] for k, v in vars(self).items()})
+
+
+class FCOS(nn.Module):
+    """One-stage detector, shared over the levels.
+
+    Args:
+        in_channels: channels of the FPN.
+        num_classes: C.
+        num_params: outputs per location that describe its mask (0: none).
+        strides: of the levels.
+        sizes_of_interest: upper ends of the regression ranges of all levels but the last, in pixels.
+        num_convs: convolutions of each tower.
+        num_share_convs: convolutions before the towers part.
+        use_scale: a learned factor of the box output per level (FCOS, CondInst: true; BlendMask: false).
+        center_radius: center sampling radius in strides.
+        box_quality: `ctrness` or `iou`, what the third output predicts.
+        normalizer: of the class loss: `fg` (positives), `moving_fg` (running mean of them) or `all` (locations).
+        focal_alpha, focal_gamma: of the focal loss.
+        prior: class probability at the start.
+        score_threshold: smallest class score kept.
+        threshold_with_quality: whether that is compared with class times quality, or with the class alone.
+        pre_nms_topk: pairs of location and class kept per level and image.
+        nms_threshold: IoU of the class-wise non-maximum suppression.
+        detections_per_image: kept after it.
+
+    Source: FCOS (arXiv 1904.01355), AdelaiDet's behavior.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        num_params: int,
+        strides: list[int],
+        *,
+        sizes_of_interest: tuple[int, ...] | list[int] = (64, 128, 256, 512),
+        num_convs: int = 4,
+        num_share_convs: int = 0,
+        use_scale: bool = False,
+        center_radius: float = 1.5,
+        box_quality: str = "ctrness",
+        normalizer: str = "fg",
+        focal_alpha: float = 0.25,
+        focal_gamma: float = 2.0,
+        prior: float = 0.01,
+        score_threshold: float = 0.05,
+        threshold_with_quality: bool = True,
+        pre_nms_topk: int = 1000,
+        nms_threshold: float = 0.6,
+        detections_per_image: int = 100,
+    ) -> None:
+        super().__init__()
+        _check_choice("box_quality", box_quality, ("ctrness", "iou"))
+        _check_choice("normalizer", normalizer, ("fg", "moving_fg", "all"))
+        if len(sizes_of_interest) != len(strides) - 1:
+            raise ValueError(
+                f"sizes_of_interest={list(sizes_of_interest)}: {len(strides)} levels need {len(strides) - 1} borders"
+            )
+        self.num_classes = num_classes
+        self.strides = strides
+        borders = [-1.0, *map(float, sizes_of_interest), 1e8]
+        self.ranges = list(zip(borders[:-1], borders[1:], strict=True))
+        self.center_radius = center_radius
+        self.box_quality = box_quality
+        self.normalizer = normalizer
+        self.focal_alpha, self.focal_gamma = focal_alpha, focal_gamma
+        self.score_threshold = score_threshold
+        self.threshold_with_quality = threshold_with_quality
+        self.pre_nms_topk = pre_nms_topk
+        self.nms_threshold = nms_threshold
+        self.detections_per_image = detections_per_image
+
+        self.share_tower = _tower(in_channels, num_share_convs)
+        self.cls_tower = _tower(in_channels, num_convs)
+        self.box_tower = _tower(in_channels, num_convs)
+        self.cls_logits = nn.Conv2d(in_channels, num_classes, 3, padding=1)
+        self.box_pred = nn.Conv2d(in_channels, 4, 3, padding=1)
+        self.quality = nn.Conv2d(in_channels, 1, 3, padding=1)
+        self.params = nn.Conv2d(in_channels, num_params, 3, padding=1) if num_params else None
+        self.scales = nn.Parameter(torch.ones(len(strides))) if use_scale else None
+        self.register_buffer("moving_positives", torch.tensor(100.0), persistent=normalizer == "moving_fg")
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=0.01)
+                nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior) / prior))
+
+    def forward(self, features: list[Tensor]) -> DetectorOutputs:
+        """Run the head on every level, (N, in_channels, h, w) each."""
+        cls_logits, ltrb, quality, towers = [], [], [], []
+        for level, feature in enumerate(features):
+            shared = self.share_tower(feature)
+            tower = self.box_tower(shared)
+            boxes = self.box_pred(tower)
+            if self.scales is not None:
+                boxes = boxes * self.scales[level]
+            cls_logits.append(self.cls_logits(self.cls_tower(shared)))
+            ltrb.append(F.relu(boxes))
+            quality.append(self.quality(tower))
+            towers.append(tower)
+        return DetectorOutputs(cls_logits, ltrb, quality, towers)
+
+    def params_at(self, outputs: DetectorOutputs, places: Locations) -> Tensor:
+        """Mask parameters at given places, (P, num_params); the layer is not evaluated elsewhere."""
+        if self.params is None:
+            return places.boxes.new_zeros(len(places), 0)
+        values, order = [], []
+        for level, tower in enumerate(outputs.tower):
+            index = (places.level == level).nonzero(as_tuple=True)[0]
+            values.append(conv3x3_at(self.params, tower, places.image[index], places.y[index], places.x[index]))
+            order.append(index)
+        return torch.cat(values)[torch.cat(order).argsort()]
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def losses(self, outputs: DetectorOutputs, targets: Targets) -> tuple[dict[str, Tensor], Locations, Tensor]:
+        """Class, box and quality loss.
+
+        Returns:
+            Unweighted scalars `cls`, `box`, `quality`; the positives, with the centerness target as their score; and
+            the sum of these scores (mean over processes), by which per-positive losses are divided.
+        """
+        grid = _Grid.of(outputs, self.strides)
+        ranges = torch.tensor(self.ranges, device=grid.points.device)[grid.level]
+        num_images = outputs.cls_logits[0].shape[0]
+        assigned = assign(grid.points, grid.stride, ranges, targets, num_images, self.center_radius)
+        cls_logits = _flatten(outputs.cls_logits).float()  # [N, L, C]
+        image, cell = (assigned.instance >= 0).nonzero(as_tuple=True)
+        positives, wanted = self._positives(outputs, grid, assigned, targets, image, cell)
+
+        onehot = torch.zeros_like(cls_logits)
+        onehot[image, cell, positives.labels] = 1
+        focal = sigmoid_focal_loss(cls_logits, onehot, self.focal_alpha, self.focal_gamma, reduction="sum")
+        count = reduce_mean(cls_logits.new_tensor(float(len(image)))).clamp(min=1)
+        weight_sum = reduce_mean(positives.scores.sum()).clamp(min=1e-6)
+
+        ltrb = _flatten(outputs.ltrb).float()[image, cell]
+        quality_logits = _flatten(outputs.quality_logits).float()[image, cell, 0]
+        box = giou_ltrb(ltrb, wanted)
+        quality_target = positives.scores if self.box_quality == "ctrness" else _iou_ltrb(ltrb.detach(), wanted)
+        quality = F.binary_cross_entropy_with_logits(quality_logits, quality_target, reduction="sum")
+        losses = {
+            "cls": focal / self._class_normalizer(count, cls_logits),
+            "box": (box * positives.scores).sum() / weight_sum,
+            "quality": quality / count,
+        }
+        return losses, positives, weight_sum
+
+    def _positives(
+        self, outputs: DetectorOutputs, grid: _Grid, assigned: Assignment, targets: Targets, image: Tensor, cell: Tensor
+    ) -> tuple[Locations, Tensor]:
+        instance = assigned.instance[image, cell]
+        wanted = assigned.ltrb[image, cell]
+        ltrb = _flatten(outputs.ltrb).float().detach()[image, cell]
+        boxes = grid.decode(cell, ltrb)
+        places = Locations(
+            grid.level[cell], image, grid.y[cell], grid.x[cell], boxes, targets.labels[instance],
+            centerness(wanted), instance,
+        )  # fmt: skip
+        return places, wanted
+
+    def _class_normalizer(self, count: Tensor, cls_logits: Tensor) -> Tensor:
+        if self.normalizer == "all":
+            return reduce_mean(cls_logits.new_tensor(float(cls_logits.shape[0] * cls_logits.shape[1])))
+        if self.normalizer == "moving_fg":
+            if self.training:
+                self.moving_positives.mul_(0.9).add_(count.detach(), alpha=0.1)
+            return self.moving_positives
+        return count
+
+    # ---- inference ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def select(self, outputs: DetectorOutputs) -> Locations:
+        """Threshold, keep the best of each level, suppress, keep the best of each image.
+
+        Returns:
+            The detections of all images, image by image, best first; the score is sqrt(class * quality).
+        """
+        grid = _Grid.of(outputs, self.strides)
+        cls_probs = _flatten(outputs.cls_logits).float().sigmoid()
+        joint = cls_probs * _flatten(outputs.quality_logits).float().sigmoid()
+        candidate = (joint if self.threshold_with_quality else cls_probs) > self.score_threshold
+        ltrb = _flatten(outputs.ltrb).float()
+        kept = []
+        for n in range(joint.shape[0]):
+            cell, label = self._best_of_each_level(joint[n], candidate[n], grid)
+            boxes = grid.decode(cell, ltrb[n, cell])
+            scores = joint[n, cell, label].sqrt()
+            best = batched_nms(boxes, scores, label, self.nms_threshold)[: self.detections_per_image]
+            cell = cell[best]
+            kept.append(
+                Locations(grid.level[cell], torch.full_like(cell, n), grid.y[cell], grid.x[cell], boxes[best],
+                          label[best], scores[best])
+            )  # fmt: skip
+        return _concatenate(kept)
+
+    def _best_of_each_level(self, joint: Tensor, candidate: Tensor, grid: _Grid) -> tuple[Tensor, Tensor]:
+        """Cells and classes of the `pre_nms_topk` best pairs of each level of one image."""
+        cells, labels = [], []
+        start = 0
+        for size in grid.sizes:
+            scores = torch.where(candidate[start : start + size], joint[start : start + size], -1.0).flatten()
+            count = min(self.pre_nms_topk, int((scores >= 0).sum()))
+            best = scores.topk(count).indices
+            cells.append(best // self.num_classes + start)
+            labels.append(best % self.num_classes)
+            start += size
+        return torch.cat(cells), torch.cat(labels)
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The L locations of all levels in one list."""
+
+    points: Tensor  # (L, 2)
+    stride: Tensor  # (L,)
+    level: Tensor  # (L,)
+    y: Tensor  # (L,)
+    x: Tensor  # (L,)
+    sizes: list[int]
+
+    @classmethod
+    def of(cls, outputs: DetectorOutputs, strides: list[int]) -> _Grid:
+        shapes = [tuple(t.shape[-2:]) for t in outputs.cls_logits]
+        device = outputs.cls_logits[0].device
+        points = torch.cat([locations(h, w, s, device) for (h, w), s in zip(shapes, strides, strict=True)])
+        sizes = [h * w for h, w in shapes]
+        counts = torch.tensor(sizes, device=device)
+        level = torch.arange(len(sizes), device=device).repeat_interleave(counts)
+        stride = torch.tensor(strides, device=device)[level]
+        cell = (points / stride[:, None]).long()  # the offset of stride // 2 is cut off
+        return cls(points, stride.float(), level, cell[:, 1], cell[:, 0], sizes)
+
+    def decode(self, cell: Tensor, ltrb: Tensor) -> Tensor:
+        """(P, 4) XYXY boxes in pixels from (P, 4) distances in strides."""
+        ltrb = ltrb * self.stride[cell, None]
+        points = self.points[cell]
+        return torch.cat([points - ltrb[:, :2], points + ltrb[:, 2:]], dim=1)
+
+
+def _tower(channels: int, num_convs: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(num_convs):
+        layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.GroupNorm(32, channels), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _flatten(levels: list[Tensor]) -> Tensor:
+    """(N, L, C) from (N, C, h, w) of every level."""
+    return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
+
+
+def _concatenate(parts: list[Locations]) -> Locations:
+    names = ("level", "image", "y", "x", "boxes", "labels", "scores")
+    return Locations(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+def _iou_ltrb(a: Tensor, b: Tensor) -> Tensor:
+    """(P,) IoU of boxes that share their location, given by distances to the sides."""
+    low, high = torch.minimum(a, b), torch.stack([a, b])
+    area = (high[:, :, 0] + high[:, :, 2]) * (high[:, :, 1] + high[:, :, 3])  # [2, P]
+    shared = (low[:, 0] + low[:, 2]) * (low[:, 1] + low[:, 3])
+    return shared / (area.sum(0) - shared).clamp(min=1e-6)
+
+
+def _check_choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
+    if given not in allowed:
+        raise ValueError(f"{name}={given!r}; allowed: {', '.join(allowed)}")

@@ -1,0 +1,232 @@
+"""The scoring head: how good is a mask, by its overlap and by its boundary."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+from b2inst.losses.quality import quality_regression
+from b2inst.ops.laplacian import boundary, soft_boundary
+from b2inst.ops.rois import fpn_level, with_image_index
+
+QUALITIES = ("iou", "boundary")
+
+
+def dice_score(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
+    """(2 * sum(a * b) + eps) / (sum(a^2) + sum(b^2) + eps) of each pair of maps.
+
+    Args:
+        a, b: (P, R, R).
+        eps: avoids a division by zero; two empty maps agree fully.
+
+    Returns:
+        (P,) in [0, 1].
+
+    Source: B2Inst, the boundary quality S_boundary.
+
+    Example:
+        >>> a = torch.tensor([[[1.0, 1.0, 0.0, 0.0]]])
+        >>> round(float(dice_score(a, a.roll(1, dims=2))), 4)
+        0.5
+    """
+    both = (a * b).flatten(1).sum(1)
+    return (2 * both + eps) / (a.square().flatten(1).sum(1) + b.square().flatten(1).sum(1) + eps)
+
+
+def iou_score(a: Tensor, b: Tensor, outside: Tensor | None = None) -> Tensor:
+    """Intersection over union of each pair of binary maps; the denominator is at least 1 cell.
+
+    Args:
+        a, b: (P, R, R), 0 or 1.
+        outside: (P,) cells of `b` that lie outside of the frame; they count in the union.
+
+    Returns:
+        (P,) in [0, 1].
+
+    Source: Mask Scoring R-CNN (arXiv 1903.00241).
+    """
+    both = (a * b).flatten(1).sum(1)
+    union = a.flatten(1).sum(1) + b.flatten(1).sum(1) - both
+    return both / (union if outside is None else union + outside).clamp(min=1)
+
+
+class NoScoring(nn.Module):
+    """The class score is the mask score."""
+
+    qualities: tuple[str, ...] = ()
+
+    def combine(self, class_scores: Tensor, qualities: dict[str, Tensor]) -> Tensor:
+        """Mask scores (P,) from class scores and nothing else."""
+        return class_scores
+
+
+class ScoringHead(nn.Module):
+    """Regresses S_IoU and S_boundary from the predicted mask, its boundary and the RoI features.
+
+    Args:
+        in_channels: channels of the FPN.
+        num_classes: C; each quality is predicted per class.
+        strides: of P3, P4, P5 and further levels; the first three are pooled from.
+        mode: `iou` (S_class * S_IoU), `boundary` (S_class * S_boundary) or `iou_boundary`
+            (S_class * sqrt(S_IoU * S_boundary)).
+        branch: `fc`: a full branch of three linear layers per quality (the paper's design); `gap`: global average
+            pooling and one linear layer (light).
+        channels: of the four convolutions.
+        fc_channels: of the linear layers of `fc`.
+        roi_size: side of the pooled features; half of it after the last convolution.
+        boundary_input: whether the boundary of the predicted mask is an input channel.
+        boundary_band: of the target: `inner` contour, `both` sides, or `dilate_<k>`.
+        binarize: threshold the predicted mask at 0.5 before its boundary is compared with the true one.
+        detach_masks: no gradient from this head into the masks.
+        boxes: RoIs in training: `gt_box` or `pred_box` (the decoded box of each positive).
+        max_positives: positives per image that are scored in training.
+        clamp: limit predictions to [0, 1] before they are combined.
+
+    Raises:
+        ValueError: for unknown options.
+
+    Source: B2Inst section 3 for inputs, the two branches and their combination; layer sizes after Mask Scoring
+        R-CNN (arXiv 1903.00241).
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        num_classes: int,
+        strides: list[int],
+        *,
+        mode: str = "iou_boundary",
+        branch: str = "fc",
+        channels: int = 256,
+        fc_channels: int = 1024,
+        roi_size: int = 14,
+        boundary_input: bool = True,
+        boundary_band: str = "inner",
+        binarize: bool = True,
+        detach_masks: bool = True,
+        boxes: str = "gt_box",
+        max_positives: int = 64,
+        clamp: bool = True,
+    ) -> None:
+        super().__init__()
+        modes = {"iou": ("iou",), "boundary": ("boundary",), "iou_boundary": QUALITIES}
+        if mode not in modes or branch not in ("fc", "gap") or boxes not in ("gt_box", "pred_box"):
+            raise ValueError(
+                f"scoring mode={mode!r}, branch={branch!r}, boxes={boxes!r}; allowed: {', '.join(modes)}; fc, gap; "
+                "gt_box, pred_box"
+            )
+        self.qualities = modes[mode]
+        self.strides = strides[:3]
+        self.roi_size = roi_size
+        self.boundary_input = boundary_input
+        self.boundary_band = boundary_band
+        self.binarize = binarize
+        self.detach_masks = detach_masks
+        self.boxes = boxes
+        self.max_positives = max_positives
+        self.clamp = clamp
+        self.convs = _convs(in_channels + 1 + boundary_input, channels)
+        self.branches = nn.ModuleDict(
+            {name: _branch(branch, channels, roi_size // 2, fc_channels, num_classes) for name in self.qualities}
+        )
+
+    def forward(
+        self, features: list[Tensor], boxes: Tensor, image_index: Tensor, mask_logits: Tensor, labels: Tensor
+    ) -> dict[str, Tensor]:
+        """Predict the qualities of masks.
+
+        Args:
+            features: P3, P4, P5 (and further levels, not used).
+            boxes: (P, 4) XYXY in pixels of the network input, the frame of the masks.
+            image_index, labels: (P,).
+            mask_logits: (P, R, R).
+
+        Returns:
+            (P,) for each quality, not limited to [0, 1].
+        """
+        x = torch.cat([self._pool(features, boxes, image_index), self._mask_input(mask_logits).to(features[0].dtype)], 1)
+        x = self.convs(x)
+        rows = torch.arange(len(labels), device=labels.device)
+        return {name: branch(x).float()[rows, labels] for name, branch in self.branches.items()}
+
+    def _pool(self, features: list[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
+        """(P, C, S, S) RoI features, each from the level that fits its size."""
+        levels = fpn_level(boxes) - 3
+        pooled = features[0].new_zeros(len(boxes), features[0].shape[1], self.roi_size, self.roi_size)
+        for level, (feature, stride) in enumerate(zip(features, self.strides, strict=False)):
+            index = (levels == level).nonzero(as_tuple=True)[0]
+            rois = with_image_index(boxes[index].to(feature.dtype), image_index[index])
+            pooled = pooled.index_copy(0, index, roi_align(feature, rois, self.roi_size, 1 / stride, 2, aligned=True))
+        return pooled
+
+    def _mask_input(self, mask_logits: Tensor) -> Tensor:
+        """(P, 1 or 2, S, S): the mask's probabilities and, if wanted, their boundary."""
+        probs = mask_logits.float().sigmoid()
+        maps = [probs, soft_boundary(probs)] if self.boundary_input else [probs]
+        return F.adaptive_max_pool2d(torch.stack(maps, dim=1), self.roi_size)
+
+    @torch.no_grad()
+    def targets(self, mask_logits: Tensor, true_masks: Tensor, outside: Tensor | None = None) -> dict[str, Tensor]:
+        """True qualities of predicted masks.
+
+        Args:
+            mask_logits: (P, R, R).
+            true_masks: (P, R, R), 0 or 1, in the same frames.
+            outside: (P,) area of the true mask outside of the frame, in cells; None: all of it is inside.
+
+        Returns:
+            (P,) in [0, 1] for each quality.
+        """
+        probs = mask_logits.float().sigmoid()
+        hard = (probs >= 0.5).float()
+        values = {"iou": iou_score(hard, true_masks, outside)}
+        if "boundary" in self.qualities:
+            found = boundary(hard, band=self.boundary_band) if self.binarize else soft_boundary(probs)
+            values["boundary"] = dice_score(found, boundary(true_masks, band=self.boundary_band))
+        return {name: values[name] for name in self.qualities}
+
+    def losses(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Unweighted scalar of each quality: 0.5 * squared error, mean over instances with a positive target."""
+        return {name: quality_regression(predictions[name], targets[name]) for name in self.qualities}
+
+    def combine(self, class_scores: Tensor, qualities: dict[str, Tensor]) -> Tensor:
+        """Mask scores: the class score times the geometric mean of the qualities.
+
+        Args:
+            class_scores: (P,).
+            qualities: (P,) each.
+
+        Returns:
+            (P,).
+        """
+        values = torch.stack([qualities[name] for name in self.qualities])
+        if self.clamp:
+            values = values.clamp(0, 1)
+        return class_scores * values.prod(dim=0) ** (1 / len(values))
+
+
+def _convs(in_channels: int, channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i in range(4):
+        conv = nn.Conv2d(channels if i else in_channels, channels, 3, stride=2 if i == 3 else 1, padding=1)
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(conv.bias)
+        layers += [conv, nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def _branch(kind: str, channels: int, side: int, hidden: int, num_classes: int) -> nn.Sequential:
+    last = nn.Linear(channels if kind == "gap" else hidden, num_classes)
+    nn.init.normal_(last.weight, std=0.01)
+    nn.init.zeros_(last.bias)
+    if kind == "gap":
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), last)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for width in (channels * side * side, hidden):
+        linear = nn.Linear(width, hidden)
+        nn.init.kaiming_uniform_(linear.weight, a=1)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers, last)

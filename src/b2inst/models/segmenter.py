@@ -1,0 +1,241 @@
+"""The whole model: the only place that knows all the boxes of the method's figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from b2inst.losses.term import Term
+from b2inst.models.assembly.blend import AttentionBlend
+from b2inst.models.backbone import Backbone
+from b2inst.models.basis import BasisHead, SemanticHead
+from b2inst.models.boundary import InstanceRois, NoBoundary
+from b2inst.models.fcos import FCOS, DetectorOutputs, Locations
+from b2inst.models.fpn import FPN
+from b2inst.models.preset import Normalize
+from b2inst.models.scoring import NoScoring, ScoringHead
+from b2inst.ops.rois import crop_masks
+from b2inst.structures import Batch, Detections, ImageBatch, Targets
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Raw outputs of one pass.
+
+    Attributes:
+        features: P3, P4, ...: (N, F, h, w).
+        detector: per level, see `DetectorOutputs`.
+        bases: (N, K or K + 1, H / 4, W / 4), the boundary basis last.
+    """
+
+    features: list[Tensor]
+    detector: DetectorOutputs
+    bases: Tensor
+
+
+class Segmenter(nn.Module):
+    """B2Inst, or the basis-based segmenter that it extends, put together from its parts.
+
+    The parts that depend on the sizes of others are given as functions of these sizes.
+
+    Args:
+        num_classes: C.
+        num_bases: K mask bases; the boundary variant may add one.
+        backbone: C3, C4, C5 from normalized images.
+        fpn: called with `in_channels`.
+        detector: called with `in_channels`, `num_classes`, `num_params`, `strides`.
+        basis: called with `in_channels`, `num_bases`.
+        assembly: combines bases and per-instance parameters to masks.
+        boundary: variant of the boundary basis.
+        scoring: called with `in_channels`, `num_classes`, `strides`.
+        losses: named loss terms of the boundary basis and of the masks.
+        semantic: called with `in_channels`, `num_classes`; returns None for no auxiliary semantic loss.
+        loss_weights: factors of `cls`, `box`, `quality`, `mask`, `semantic`, `score_iou`, `score_boundary` and of
+            `boundary`, which multiplies the weight of every boundary term.
+        clip_before_pool: cut detected boxes at the image before masks are pooled in them; the published BlendMask
+            does not, and squeezes the masks of boxes that leave the image.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        num_bases: int,
+        backbone: Backbone,
+        fpn: Callable[..., FPN],
+        detector: Callable[..., FCOS],
+        basis: Callable[..., BasisHead],
+        assembly: AttentionBlend,
+        boundary: NoBoundary,
+        scoring: Callable[..., ScoringHead | NoScoring],
+        losses: Mapping[str, Term],
+        semantic: Callable[..., SemanticHead | None],
+        loss_weights: Mapping[str, float],
+        clip_before_pool: bool = True,
+    ) -> None:
+        super().__init__()
+        blended = num_bases + boundary.use_prediction
+        self.normalize = Normalize(backbone.preset)
+        self.backbone = backbone
+        self.fpn = fpn(in_channels=backbone.out_channels)
+        channels, strides = self.fpn.channels, self.fpn.strides
+        self.detector = detector(
+            in_channels=channels, num_classes=num_classes, num_params=assembly.num_params(blended), strides=strides
+        )
+        self.basis = basis(in_channels=channels, num_bases=num_bases + boundary.num_bases)
+        self.assembly = assembly
+        self.boundary = boundary
+        self.scoring = scoring(in_channels=channels, num_classes=num_classes, strides=strides)
+        self.semantic = semantic(in_channels=channels, num_classes=num_classes)
+        self.terms = nn.ModuleDict(losses)
+        self.loss_weights = dict(loss_weights)
+        self.num_bases = num_bases
+        self.clip_before_pool = clip_before_pool
+        if boundary.use_prediction:
+            rows = assembly.rows_of_basis(num_bases)
+            nn.init.constant_(self.detector.params.bias[rows], boundary.attention_bias)
+
+    def forward(self, images: ImageBatch) -> Outputs:
+        """Run everything that looks at the whole image."""
+        features = self.fpn(self.backbone(self.normalize(images)))
+        return Outputs(features, self.detector(features), self.basis(features))
+
+    # ---- training -------------------------------------------------------------------------------------------------
+
+    def losses(self, outputs: Outputs, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """All losses of a batch with targets.
+
+        Returns:
+            Unweighted scalars by name, each attached to the graph; and statistics for the log, not to be optimized.
+
+        Raises:
+            ValueError: if the batch has no targets.
+        """
+        if batch.targets is None:
+            raise ValueError("losses() needs targets, and this batch has none")
+        targets = batch.targets
+        losses, positives, normalizer = self.detector.losses(outputs.detector, targets)
+        true_masks = crop_masks(targets.masks, targets.boxes, self.assembly.mask_size)  # [I, R, R]
+        masks = self._assemble(outputs, positives, targets.boxes, targets.image_index, positives.instance)
+        wanted = true_masks[positives.instance]
+        losses["mask"] = self.assembly.loss(masks, wanted, positives.scores, normalizer)
+        for name, term in self._terms("mask").items():
+            values = term(masks, wanted, torch.ones_like(wanted), reduction="none")
+            losses[name] = (values * positives.scores).sum() / normalizer
+
+        weight = positives.scores.new_zeros(len(targets)).index_add(0, positives.instance, positives.scores)
+        rois = InstanceRois(self.assembly, true_masks, weight, normalizer)
+        boundary = self.boundary.losses(self._terms("boundary"), outputs.bases, targets, rois)
+        losses.update({f"boundary_{name}": value for name, value in boundary.items()})
+        if self.semantic is not None:
+            losses["semantic"] = self.semantic.loss(outputs.features, batch.images, targets)
+        stats = {"positives": torch.tensor(float(len(positives)))}
+        if self.scoring.qualities:
+            scores, score_stats = self._score_losses(outputs, batch, positives, masks, true_masks)
+            losses.update(scores)
+            stats.update(score_stats)
+        return losses, stats
+
+    def weights(self, epoch: int = 0) -> dict[str, float]:
+        """Factor of every loss in the total, by the names that `losses` uses."""
+        names = ("cls", "box", "quality", "mask", "semantic", "score_iou", "score_boundary")
+        factors = {name: self.loss_weights[name] for name in names}
+        for name, term in self.terms.items():
+            scale = self.loss_weights["boundary"] if term.supervises == "boundary" else 1.0
+            prefix = "boundary_" if term.supervises == "boundary" else ""
+            factors[prefix + name] = scale * term.weight_at(epoch)
+        return factors
+
+    def total_loss(self, losses: Mapping[str, Tensor], epoch: int = 0) -> Tensor:
+        """Weighted sum of the losses: the one place where weights are applied."""
+        factors = self.weights(epoch)
+        return torch.stack([factors[name] * value.float() for name, value in losses.items()]).sum()
+
+    def _terms(self, supervises: str) -> dict[str, Term]:
+        return {name: term for name, term in self.terms.items() if term.supervises == supervises}
+
+    def _assemble(
+        self, outputs: Outputs, places: Locations, boxes: Tensor, image_index: Tensor, roi: Tensor | None = None
+    ) -> Tensor:
+        bases = self.boundary.blended(outputs.bases)
+        params = self.detector.params_at(outputs.detector, places)
+        return self.assembly(bases, boxes, image_index, params, roi)
+
+    def _score_losses(
+        self, outputs: Outputs, batch: Batch, positives: Locations, masks: Tensor, true_masks: Tensor
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        kept = _cap_per_image(positives.image, self.scoring.max_positives)
+        positives, masks = positives.take(kept), masks[kept]
+        if self.scoring.boxes == "pred_box":
+            boxes = _clip(positives.boxes, batch.images.sizes[positives.image])
+            masks = self._assemble(outputs, positives, boxes, positives.image)
+            wanted, outside = _crops_of_predicted_boxes(batch.targets, positives.instance, boxes, masks.shape[-1])
+        else:
+            boxes = batch.targets.boxes[positives.instance]
+            wanted, outside = true_masks[positives.instance], None
+        if self.scoring.detach_masks:
+            masks = masks.detach()
+        predicted = self.scoring(outputs.features, boxes, positives.image, masks, positives.labels)
+        wanted_scores = self.scoring.targets(masks, wanted, outside)
+        losses = {f"score_{k}": v for k, v in self.scoring.losses(predicted, wanted_scores).items()}
+        stats = {}
+        for name, value in wanted_scores.items():
+            if len(value):
+                stats[f"score_{name}_target"] = value.mean()
+                stats[f"score_{name}_target_below_0.2"] = (value < 0.2).float().mean()
+                stats[f"score_{name}_error"] = (predicted[name].detach() - value).abs().mean()
+        return losses, stats
+
+    # ---- inference ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def detect(self, outputs: Outputs, images: ImageBatch) -> list[Detections]:
+        """Instances of each image, in pixels of the network input, best mask score first."""
+        places = self.detector.select(outputs.detector)
+        if self.clip_before_pool:
+            places = replace(places, boxes=_clip(places.boxes, images.sizes[places.image]))
+        masks = self._assemble(outputs, places, places.boxes, places.image)
+        qualities: dict[str, Tensor] = {}
+        if self.scoring.qualities:
+            qualities = self.scoring(outputs.features, places.boxes, places.image, masks, places.labels)
+        scores = self.scoring.combine(places.scores, qualities)
+        boxes = _clip(places.boxes, images.sizes[places.image])
+        results = []
+        for n, size in enumerate(images.sizes.tolist()):
+            index = (places.image == n).nonzero(as_tuple=True)[0]
+            index = index[scores[index].argsort(descending=True, stable=True)]
+            results.append(
+                Detections(boxes[index], places.labels[index], scores[index], places.scores[index], masks[index],
+                           (size[0], size[1]))
+            )  # fmt: skip
+        return results
+
+
+def _clip(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """(P, 4) boxes cut at their images, whose (height, width) are (P, 2)."""
+    limit = sizes.flip(1).repeat(1, 2).to(boxes.dtype)
+    return boxes.clamp(min=0).minimum(limit)
+
+
+def _cap_per_image(image: Tensor, limit: int) -> Tensor:
+    """Indices of at most `limit` entries of each image, drawn at random."""
+    order = torch.randperm(len(image), device=image.device)
+    order = order[image[order].argsort(stable=True)]
+    grouped = image[order]
+    first = torch.searchsorted(grouped, grouped)  # [P]: where the image of an entry begins
+    rank = torch.arange(len(image), device=image.device) - first
+    return order[rank < limit].sort().values
+
+
+def _crops_of_predicted_boxes(
+    targets: Targets, instance: Tensor, boxes: Tensor, size: int
+) -> tuple[Tensor, Tensor]:
+    """True masks (P, R, R) in the frames of other boxes, and their area (P,) outside of these, in cells."""
+    masks = targets.masks[instance]
+    crops = crop_masks(masks, boxes, size)
+    cell = ((boxes[:, 2:] - boxes[:, :2]).clamp(min=1) / size).prod(dim=1)  # pixels per cell
+    outside = masks.flatten(1).sum(1) / cell - crops.flatten(1).sum(1)
+    return crops, outside.clamp(min=0)

@@ -1,0 +1,123 @@
+"""From COCO segmentations to pixels, and index maps: many masks in one array.
+
+Pixels come from pycocotools, the rasterizer of the reference evaluator, so that the masks which are learned
+are the masks which are scored.
+
+An index map is an (H, W) array that holds k + 1 where object k is. Objects that overlap go to different maps, so
+an image needs few of them (one for nuclei, two or three for COCO), and a flip, a crop or a nearest-neighbor resize
+costs a few maps instead of one mask for each object. The result is the same, pixel by pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+from scipy import ndimage
+
+Segmentation = Sequence[Sequence[float]] | Mapping[str, Any]
+"""Polygons ([[x, y, x, y, ...], ...]) or RLE ({"size": [h, w], "counts": str or list})."""
+
+INDEX_DTYPE = np.uint16  # OpenCV resizes it, and 65,535 objects are enough for an image
+
+
+def to_rle(segmentation: Segmentation, height: int, width: int) -> dict[str, Any]:
+    """Turn any COCO segmentation into one compressed RLE.
+
+    Args:
+        segmentation: polygons in pixels of the image, or RLE, compressed or not.
+        height: of the image in pixels.
+        width: of the image in pixels.
+
+    Returns:
+        `{"size": [height, width], "counts": bytes}`; several polygons are united.
+    """
+    if not isinstance(segmentation, Mapping):
+        return coco_mask.merge(coco_mask.frPyObjects([list(p) for p in segmentation], height, width))
+    if isinstance(segmentation["counts"], list):
+        return coco_mask.frPyObjects(dict(segmentation), height, width)
+    return dict(segmentation)
+
+
+def rasterize(segmentation: Segmentation, height: int, width: int) -> NDArray[np.bool_]:
+    """Rasterize one object as the COCO evaluator does.
+
+    Args:
+        segmentation: polygons in pixels of the image, or RLE, compressed or not.
+        height: of the image in pixels.
+        width: of the image in pixels.
+
+    Returns:
+        (height, width) bool.
+
+    Example:
+        >>> rasterize([[1, 1, 3, 1, 3, 2, 1, 2]], 3, 4).astype(int)
+        array([[0, 0, 0, 0],
+               [0, 1, 1, 0],
+               [0, 0, 0, 0]])
+    """
+    return np.ascontiguousarray(coco_mask.decode(to_rle(segmentation, height, width))).astype(bool)
+
+
+def pack(segmentations: Iterable[Segmentation], height: int, width: int) -> NDArray[np.uint16]:
+    """Rasterize objects into as few index maps as a first-fit in the order given needs.
+
+    Args:
+        segmentations: of the objects, at most 65,535.
+        height: of the image in pixels.
+        width: of the image in pixels.
+
+    Returns:
+        (L, height, width) uint16 with k + 1 at the pixels of object k; L = 0 without objects.
+
+    Example:
+        >>> square = [[0, 0, 2, 0, 2, 2, 0, 2]]
+        >>> pack([square, square], 2, 3).tolist()
+        [[[1, 1, 0], [1, 1, 0]], [[2, 2, 0], [2, 2, 0]]]
+    """
+    maps: list[NDArray[np.uint16]] = []
+    for value, segmentation in enumerate(segmentations, start=1):
+        rle = to_rle(segmentation, height, width)
+        x, y, w, h = (int(v) for v in coco_mask.toBbox(rle))
+        if w == 0 or h == 0:
+            continue
+        window = (slice(y, y + h), slice(x, x + w))  # all of the object; the rest need not be looked at
+        mask = coco_mask.decode(rle)[window].astype(bool)
+        free = next((m for m in maps if not m[window][mask].any()), None)
+        if free is None:
+            free = np.zeros((height, width), INDEX_DTYPE)
+            maps.append(free)
+        free[window][mask] = value
+    return np.stack(maps) if maps else np.zeros((0, height, width), INDEX_DTYPE)
+
+
+def unpack(maps: NDArray[np.uint16]) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.int64]]:
+    """Split index maps into masks and their tight boxes; objects without a pixel are left out.
+
+    Args:
+        maps: (L, H, W) uint16 as made by `pack`, possibly flipped, cropped or resized since.
+
+    Returns:
+        masks: (I, H, W) bool, in the order of `kept`.
+        boxes: (I, 4) float32 XYXY in pixels; x1 and y1 are one past the last column and row.
+        kept: (I,) int64, ascending: which of the objects given to `pack` they are.
+
+    Example:
+        >>> masks, boxes, kept = unpack(np.array([[[0, 2, 2], [0, 2, 0]]], np.uint16))
+        >>> masks.astype(int).tolist(), boxes.tolist(), kept.tolist()
+        ([[[0, 1, 1], [0, 1, 0]]], [[1.0, 0.0, 3.0, 2.0]], [1])
+    """
+    found = []  # (object, map, window)
+    for index_map in maps:
+        windows = ndimage.find_objects(index_map)
+        found += [(k, index_map, window) for k, window in enumerate(windows) if window is not None]
+    found.sort(key=lambda item: item[0])
+    masks = np.zeros((len(found), *maps.shape[1:]), bool)
+    boxes = np.zeros((len(found), 4), np.float32)
+    for i, (k, index_map, (rows, columns)) in enumerate(found):
+        masks[i, rows, columns] = index_map[rows, columns] == k + 1
+        boxes[i] = columns.start, rows.start, columns.stop, rows.stop
+    return masks, boxes, np.array([k for k, _, _ in found], np.int64)
