@@ -96,7 +96,7 @@ class LitSegmenter(pl.LightningModule):
 
     def effective_batch(self) -> int:
         """Images of one optimizer step, over all devices and accumulated batches."""
-        per_device = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        per_device = self.trainer.datamodule.batch_sizes["train"]  # type: ignore[attr-defined]
         return per_device * self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     def configure_optimizers(self) -> dict[str, Any]:

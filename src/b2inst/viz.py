@@ -8,26 +8,35 @@ and hatching are our choices. Nothing here needs Lightning, Hydra or W&B.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
-from torchvision.ops import masks_to_boxes
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 from torchvision.utils import draw_bounding_boxes
 
-from b2inst.ops.laplacian import boundary as inner_boundary
 from b2inst.ops.masks import paste_masks
 from b2inst.structures import Detections
+from b2inst.viz_draw import (
+    basis_colors,
+    checked_picture,
+    cut,
+    extent,
+    font,
+    hatch,
+    instance_colors,
+    paint,
+    percentile,
+    pixel_corners,
+    resize,
+    to_uint8,
+    write_labels,
+)  # fmt: skip
 
 RED = (255, 0, 0)
-HATCH_LIGHT, HATCH_DARK, IGNORED = 200, 70, 120
-HATCH_PERIOD = 8
-COLORS = 48  # instances beyond this many use the colors again
+IGNORED = 120
 NEGATIVE, NEUTRAL, POSITIVE = (33, 102, 172), (245, 245, 245), (230, 97, 1)
 
 
@@ -64,28 +73,28 @@ def draw_instances(
     Raises:
         ValueError: an image that is none, shapes that do not fit together, or a label without a name.
     """
-    picture = _checked_picture(image, "image").clone()
+    picture = checked_picture(image, "image").clone()
     count, size = len(masks), tuple(picture.shape[1:])
     _check_instances(count, size, masks, labels, class_names, scores, boxes)
     if crowd is not None:
         if tuple(crowd.shape) != size:
             raise ValueError(f"crowd has shape {tuple(crowd.shape)}, the image {size}: give both at the same size")
-        _hatch(picture, crowd.cpu().bool())
+        hatch(picture, crowd.cpu().bool())
     if count == 0:
         return picture
     masks, colors = masks.cpu(), instance_colors(count)
     order = masks.sum(dim=(1, 2)).argsort(descending=True, stable=True).tolist()
-    _paint(picture, masks, colors, order, alpha, outline)
+    paint(picture, masks, colors, order, alpha, outline)
     if boxes is not None:
-        corners = _pixel_corners(boxes, size)
+        corners = pixel_corners(boxes, size)
         picture = draw_bounding_boxes(picture, corners, colors=[tuple(color) for color in colors.tolist()])
     if class_names is None:
         return picture
-    places = {i: _extent(masks[i]) if boxes is None else corners[i].tolist() for i in reversed(order)}
-    words = [[class_names[label]] for label in labels.tolist()]
+    places = {i: extent(masks[i]) if boxes is None else corners[i].tolist() for i in reversed(order)}
+    texts = [class_names[label] for label in labels.tolist()]
     if scores is not None:
-        words = [[*word, f"{score:.2f}"] for word, score in zip(words, scores.tolist(), strict=True)]
-    return _write_labels(picture, places, words, colors)
+        texts = [f"{text} {score:.2f}" for text, score in zip(texts, scores.tolist(), strict=True)]
+    return write_labels(picture, places, texts, colors)
 
 
 def draw_detections(
@@ -110,7 +119,7 @@ def draw_detections(
     Raises:
         ValueError: the detections refer to another size than the image's.
     """
-    height, width = _checked_picture(image, "image").shape[1:]
+    height, width = checked_picture(image, "image").shape[1:]
     if tuple(detections.size) != (height, width):
         raise ValueError(
             f"the detections refer to an image of {tuple(detections.size)}, the image is {(height, width)} "
@@ -144,16 +153,16 @@ def draw_bases(bases: Tensor, size: tuple[int, int], boundary: Tensor | None = N
     """
     bases, boundary = _checked_bases(bases, boundary)
     flat = bases.flatten(1)  # [K, h * w]
-    low, high = _percentile(flat, 0.02), _percentile(flat, 0.98)
+    low, high = percentile(flat, 0.02), percentile(flat, 0.98)
     strength = ((flat - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
     # The squares let the strongest basis have its color; the brightness is that of the strongest, never their sum.
     share = strength**2 / (strength**2).sum(dim=0).clamp(min=1e-6)
-    mixed = _basis_colors(len(bases)).float().T @ (share * strength.amax(dim=0))  # [3, h * w]
-    picture = _resize(mixed.view(3, *bases.shape[1:]), size)
+    mixed = basis_colors(len(bases)).float().T @ (share * strength.amax(dim=0))  # [3, h * w]
+    picture = resize(mixed.view(3, *bases.shape[1:]), size)
     if boundary is not None:
         red = torch.tensor(RED, dtype=torch.float32).view(3, 1, 1)
-        picture = torch.lerp(picture, red, _resize(boundary[None], size).sigmoid())
-    return _to_uint8(picture)
+        picture = torch.lerp(picture, red, resize(boundary[None], size).sigmoid())
+    return to_uint8(picture)
 
 
 def draw_basis_row(bases: Tensor, boundary_logits: Tensor | None, size: tuple[int, int]) -> Tensor:
@@ -175,12 +184,13 @@ def draw_basis_row(bases: Tensor, boundary_logits: Tensor | None, size: tuple[in
     bases, boundary_logits = _checked_bases(bases, boundary_logits)
     maps = {}
     for i, basis in enumerate(bases):
-        scale = _percentile(basis.abs().flatten(), 0.98).clamp(min=1e-6)
-        value = _resize((basis / scale).clamp(-1, 1)[None], size)  # [1, H, W]
+        scale = percentile(basis.abs().flatten(), 0.98).clamp(min=1e-6)
+        value = resize((basis / scale).clamp(-1, 1)[None], size)  # [1, H, W]
         negative, neutral, positive = torch.tensor([NEGATIVE, NEUTRAL, POSITIVE]).float().view(3, 3, 1, 1)
-        maps[f"basis {i}"] = _to_uint8(neutral + torch.where(value < 0, negative - neutral, positive - neutral) * value.abs())
+        away = torch.where(value < 0, negative - neutral, positive - neutral)
+        maps[f"basis {i}"] = to_uint8(neutral + away * value.abs())
     if boundary_logits is not None:
-        maps["boundary"] = _to_uint8(255 * _resize(boundary_logits[None], size).sigmoid()).expand(3, -1, -1)
+        maps["boundary"] = to_uint8(255 * resize(boundary_logits[None], size).sigmoid()).expand(3, -1, -1)
     return side_by_side(maps, columns=min(len(maps), 8))
 
 
@@ -201,11 +211,11 @@ def draw_boundary(target: Tensor, size: tuple[int, int], weight: Tensor | None =
     if target.ndim != 2 or (weight is not None and weight.shape != target.shape):
         given = f"target {tuple(target.shape)}" + ("" if weight is None else f", weight {tuple(weight.shape)}")
         raise ValueError(f"{given}: both have to be (h, w), those of one image")
-    picture = _to_uint8(255 * _resize(target.detach().float().cpu()[None], size, "nearest-exact")).repeat(3, 1, 1)
+    picture = to_uint8(255 * resize(target.detach().float().cpu()[None], size, "nearest-exact")).repeat(3, 1, 1)
     if weight is not None:
-        ignored = _resize((weight.detach().cpu() == 0).float()[None], size, "nearest-exact")[0] > 0
+        ignored = resize((weight.detach().cpu() == 0).float()[None], size, "nearest-exact")[0] > 0
         picture[:, ignored] = IGNORED
-        _hatch(picture, ignored)
+        hatch(picture, ignored)
     return picture
 
 
@@ -225,19 +235,19 @@ def side_by_side(pictures: Mapping[str, Tensor], columns: int | None = None, pad
     """
     if not pictures or (columns is not None and columns < 1):
         raise ValueError(f"{len(pictures)} pictures in {columns} columns: at least one of each is needed")
-    checked = [(caption, _checked_picture(picture, repr(caption))) for caption, picture in pictures.items()]
+    checked = [(caption, checked_picture(picture, repr(caption))) for caption, picture in pictures.items()]
     columns = columns or len(checked)
     rows = [checked[i : i + columns] for i in range(0, len(checked), columns)]
     cell = max(picture.shape[2] for _, picture in checked)
-    font = _font(min(max(picture.shape[1:]) for _, picture in checked))
-    head = sum(font.getmetrics())
+    letters = font(min(max(picture.shape[1:]) for _, picture in checked))
+    head = sum(letters.getmetrics())
     height = pad + sum(head + max(picture.shape[1] for _, picture in row) + pad for row in rows)
     table = Image.new("RGB", (pad + min(columns, len(checked)) * (cell + pad), height), "white")
     draw, y = ImageDraw.Draw(table), pad
     for row in rows:
         for column, (caption, picture) in enumerate(row):
             x = pad + column * (cell + pad)
-            draw.text((x, y), _cut(caption, font, cell), fill="black", font=font)
+            draw.text((x, y), cut(caption, letters, cell), fill="black", font=letters)
             table.paste(to_pil_image(picture), (x, y + head))
         y += head + max(picture.shape[1] for _, picture in row) + pad
     return pil_to_tensor(table)
@@ -259,7 +269,7 @@ def save(picture: Tensor, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path} does not end in .png, the only format that pictures are written in")
-    file = to_pil_image(_checked_picture(picture, "picture"))
+    file = to_pil_image(checked_picture(picture, "picture"))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -270,13 +280,22 @@ def save(picture: Tensor, path: str | Path) -> Path:
     return path
 
 
-def instance_colors(count: int) -> Tensor:
-    """Colors of instances 0 to count - 1: (count, 3) uint8, RGB, the first ones as different as can be."""
-    return _spread_colors(COLORS, _vivid)[torch.arange(count) % COLORS]
+def _check_instances(
+    count: int, size: tuple[int, int], masks: Tensor, labels: Tensor, class_names: Sequence[str] | None,
+    scores: Tensor | None, boxes: Tensor | None,
+) -> None:  # fmt: skip
+    if tuple(masks.shape[1:]) != size:
+        raise ValueError(f"masks are {tuple(masks.shape[1:])}, the image is {size}: give both at the same size")
+    for name, values in (("labels", labels), ("scores", scores), ("boxes", boxes)):
+        if values is not None and len(values) != count:
+            raise ValueError(f"{len(values)} {name} for {count} masks")
+    if class_names is not None and count and int(labels.max()) >= len(class_names):
+        raise ValueError(f"label {int(labels.max())} has no name: there are {len(class_names)} class names")
 
 
-def _basis_colors(count: int) -> Tensor:
-    """Colors whose red is at most the mean of green and blue; every mixture of them has this property as well."""
-    return _spread_colors(COLORS, lambda rgb, lab: _vivid(rgb, lab) & (2 * rgb[:, 0] <= rgb[:, 1] + rgb[:, 2]))[
-        torch.arange(count) % COLORS
-    ]
+def _checked_bases(bases: Tensor, boundary: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    if bases.ndim != 3 or len(bases) == 0:
+        raise ValueError(f"bases are {tuple(bases.shape)}: (K, h, w) with K >= 1 is needed")
+    if boundary is not None and boundary.shape != bases.shape[1:]:
+        raise ValueError(f"the boundary is {tuple(boundary.shape)}, the bases are {tuple(bases.shape[1:])}")
+    return bases.detach().float().cpu(), None if boundary is None else boundary.detach().float().cpu()

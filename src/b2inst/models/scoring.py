@@ -62,6 +62,11 @@ class NoScoring(nn.Module):
         return class_scores
 
 
+def no_scoring(in_channels: int, num_classes: int, strides: list[int]) -> NoScoring:
+    """Build no scoring head: the config's `scoring=none`."""
+    return NoScoring()
+
+
 class ScoringHead(nn.Module):
     """Regresses S_IoU and S_boundary from the predicted mask, its boundary and the RoI features.
 

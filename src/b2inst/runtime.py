@@ -1,0 +1,56 @@
+"""What the entry points share: global state set anew for every job, and taken back after it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+log = logging.getLogger(__name__)
+
+SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@contextmanager
+def job(seed: int, deterministic: bool, benchmark: bool, matmul_precision: str) -> Iterator[None]:
+    """Set every global that a run depends on, so that the jobs of a sweep in one process do not see each other.
+
+    Args:
+        seed: of Python, NumPy, torch and the loader workers.
+        deterministic: only deterministic algorithms.
+        benchmark: cudnn's autotuning.
+        matmul_precision: of float32 matrix products.
+    """
+    ranks = {name: os.environ[name] for name in RANK_VARIABLES if name in os.environ}
+    pl.seed_everything(seed, workers=True, verbose=False)
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.deterministic = deterministic
+    torch.backends.cudnn.benchmark = benchmark
+    torch.set_float32_matmul_precision(matmul_precision)
+    exit_code = 1
+    try:
+        yield
+        exit_code = 0
+    finally:
+        _finish_wandb(exit_code)
+        torch.use_deterministic_algorithms(False)
+        torch.backends.cudnn.deterministic = False
+        for name in SEED_VARIABLES:
+            os.environ.pop(name, None)
+        for name in RANK_VARIABLES:
+            os.environ.pop(name, None)
+        os.environ.update(ranks)
+
+
+def _finish_wandb(exit_code: int) -> None:
+    """Close the run of this job; the next job of a sweep would log into it otherwise."""
+    wandb: Any = sys.modules.get("wandb")  # nobody pays for its import who does not use it
+    if wandb is not None and getattr(wandb, "run", None) is not None:
+        wandb.finish(exit_code=exit_code)

@@ -1,0 +1,139 @@
+"""Train, then evaluate the best checkpoint: `python -m b2inst.train experiment=ablation_e`."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from b2inst import runtime, viz_curves
+from b2inst.callbacks.evaluation import CocoEvaluation
+from b2inst.config import ConfigError, build, plain
+from b2inst.config_check import check
+from b2inst.lit import LitSegmenter
+from b2inst.metrics.results import save_results
+from b2inst.metrics.scores import Scores
+from b2inst.paths import config_dir
+
+log = logging.getLogger(__name__)
+
+
+def train(config: dict[str, Any], multirun: bool = False) -> Scores:
+    """Run one training from a resolved configuration.
+
+    Writes into `config["output"]`: config.yaml, checkpoints/, metrics.csv, metrics.json, results.json, pictures/.
+
+    Args:
+        config: plain values, as `conf/train.yaml` composes them.
+        multirun: whether this is one job of a sweep.
+
+    Returns:
+        The scores of the best checkpoint on the validation split.
+
+    Raises:
+        ConfigError: if the configuration cannot work; nothing has been written then.
+    """
+    check(config, multirun=multirun)
+    output = Path(config["output"])
+    trainer_config = config["trainer"]
+    with runtime.job(
+        config["seed"], trainer_config["deterministic"], trainer_config["benchmark"],
+        config["training"]["matmul_precision"],
+    ):  # fmt: skip
+        data = build(config["data"])
+        config["classes"], config["category_ids"] = list(data.class_names), list(data.category_ids)
+        if config["model"]["num_classes"] is None:
+            config["model"]["num_classes"] = data.num_classes
+        ckpt_path = resolve_checkpoint(config["ckpt_path"], output)
+        output.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(config), output / "config.yaml")
+        module = LitSegmenter(config)
+        if config["init_from"] is not None:
+            init_from(module, config["init_from"])
+        callbacks = {name: build(part) for name, part in config["callbacks"].items() if part is not None}
+        loggers = [build(part) for part in config["logger"].values() if part is not None]
+        trainer: pl.Trainer = build(trainer_config, callbacks=list(callbacks.values()), logger=loggers)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(config)
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+        return finish(trainer, module, data, output)
+
+
+def finish(trainer: pl.Trainer, module: LitSegmenter, data: pl.LightningDataModule, output: Path) -> Scores:
+    """Write `last.ckpt`, evaluate the best checkpoint, and write numbers, results and curves."""
+    last = output / "checkpoints" / "last.ckpt"
+    trainer.save_checkpoint(last)
+    best = output / "checkpoints" / "best.ckpt"
+    evaluation = next(c for c in trainer.callbacks if isinstance(c, CocoEvaluation))
+    module.load_state_dict(_state_dict(best if best.is_file() else last))
+    trainer.validate(module, datamodule=data, verbose=False)
+    scores = evaluation.scores
+    if trainer.is_global_zero:
+        scores.to_json(output / "metrics.json")
+        save_results(output / "results.json", evaluation.records)
+        viz_curves.curves(output / "metrics.csv", output / "pictures")
+    return scores
+
+
+def resolve_checkpoint(given: str | None, output: Path) -> str | None:
+    """Path of the checkpoint to resume from.
+
+    Args:
+        given: None, `last`, or a path.
+        output: folder of the run, in which `last` is looked for.
+
+    Returns:
+        The path, or None to start afresh: also for `last` where the folder has no checkpoint yet, so that a job
+        that is started again after an interruption can use the same command from the beginning.
+    """
+    if given != "last":
+        return given
+    last = output / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        return str(last)
+    log.warning("ckpt_path=last: no %s yet, so this run starts from the beginning; "
+                "to resume another run, give its folder as output=DIR", last)  # fmt: skip
+    return None
+
+
+def init_from(module: LitSegmenter, path: str) -> None:
+    """Start from another checkpoint of this package: every tensor of the same name and shape is taken over."""
+    state, own = _state_dict(Path(path)), module.state_dict()
+    fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
+    if not fitting:
+        raise ConfigError(f"init_from={path}: none of its {len(state)} tensors fits this model")
+    module.load_state_dict(fitting, strict=False)
+    fresh = [k for k in own if k not in fitting]
+    log.info("init_from %s: %d tensors taken over, %d start afresh: %s", path, len(fitting), len(fresh), fresh)
+
+
+def _state_dict(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+
+
+def report(output: Path, scores: Scores) -> str:
+    """The table that a run ends with, and where its files are."""
+    files = [output / "metrics.json", output / "results.json", output / "checkpoints", output / "metrics.csv"]
+    files += sorted((output / "pictures").glob("*.png"))
+    return "\n".join([scores.table(), *(f"  {path}" for path in files if path.exists())])
+
+
+@hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
+def main(cfg: DictConfig) -> float | None:
+    """Command line entry; returns the objective, which a sweeper maximizes."""
+    config = plain(cfg)
+    multirun = HydraConfig.get().mode == RunMode.MULTIRUN
+    scores = train(config, multirun=multirun)
+    print(report(Path(config["output"]), scores), flush=True)
+    return scores.metrics.get(config["objective"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The small parts that pictures are made of: colors, scaling, contours, hatching, text."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from PIL import ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.ops import masks_to_boxes
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
+
+from b2inst.ops.laplacian import boundary
+
+HATCH_LIGHT, HATCH_DARK, HATCH_PERIOD = 200, 70, 8
+GOLDEN_RATIO = 0.618033988749895  # steps of this share of the color circle never come close to each other
+
+
+def instance_colors(count: int) -> Tensor:
+    """Colors of instances 0 to count - 1: (count, 3) uint8, RGB; neighbors in the list differ most."""
+    hues = [(0.58 + i * GOLDEN_RATIO) % 1 for i in range(count)]
+    return _rgb([(hue, 0.65 + 0.35 * (i % 2), 1.0 - 0.15 * (i % 3)) for i, hue in enumerate(hues)])
+
+
+def basis_colors(count: int) -> Tensor:
+    """Colors from green over blue to violet, (count, 3) uint8: red is left for the boundary."""
+    return _rgb([(0.30 + 0.40 * i / max(1, count - 1), 0.95, 1.0) for i in range(count)])
+
+
+def _rgb(hsv: Sequence[tuple[float, float, float]]) -> Tensor:
+    values = [[round(255 * channel) for channel in colorsys.hsv_to_rgb(*color)] for color in hsv]
+    return torch.tensor(values, dtype=torch.uint8).reshape(-1, 3)
+
+
+def checked_picture(picture: Tensor, name: str) -> Tensor:
+    """The picture on the CPU.
+
+    Raises:
+        ValueError: it is no (3, H, W) uint8 tensor.
+    """
+    if not isinstance(picture, Tensor) or picture.ndim != 3 or picture.shape[0] != 3 or picture.dtype != torch.uint8:
+        given = f"{tuple(picture.shape)} {picture.dtype}" if isinstance(picture, Tensor) else type(picture).__name__
+        raise ValueError(f"{name} is {given}: a picture is a (3, H, W) uint8 tensor, RGB")
+    return picture.detach().cpu()
+
+
+def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tensor:
+    """(K, h, w) float maps at another size (height, width)."""
+    align = {"align_corners": False} if mode == "bilinear" else {}
+    return F.interpolate(maps[None].float(), size, mode=mode, **align)[0]
+
+
+def to_uint8(values: Tensor) -> Tensor:
+    """0..255 floats as uint8, cut off outside."""
+    return values.round().clamp(0, 255).to(torch.uint8)
+
+
+def percentile(values: Tensor, share: float) -> Tensor:
+    """(..., 1) value below which this share of the last dimension lies."""
+    ordered = values.float().sort(dim=-1).values
+    return ordered[..., [round((ordered.shape[-1] - 1) * share)]]
+
+
+def hatch(picture: Tensor, where: Tensor) -> None:
+    """Draw gray diagonal stripes into a picture where the (H, W) bool map says so."""
+    y = torch.arange(where.shape[0])[:, None]
+    x = torch.arange(where.shape[1])[None, :]
+    phase = (x + y) % HATCH_PERIOD
+    picture[:, where & (phase == 0)] = HATCH_LIGHT
+    picture[:, where & (phase == HATCH_PERIOD // 2)] = HATCH_DARK
+
+
+def paint(picture: Tensor, masks: Tensor, colors: Tensor, order: list[int], alpha: float, outline: bool) -> None:
+    """Fill masks with translucent colors and trace their contours at full color, in this order."""
+    thick = min(picture.shape[1:]) >= 320
+    for i in order:
+        color = colors[i].float()[:, None]
+        inside = picture[:, masks[i]].float()
+        picture[:, masks[i]] = to_uint8((1 - alpha) * inside + alpha * color)
+        if outline:
+            line = boundary(masks[i : i + 1])[0] > 0
+            if thick:  # one pixel more, inwards
+                line |= boundary((masks[i] & ~line)[None])[0] > 0
+            picture[:, line] = colors[i][:, None]
+
+
+def pixel_corners(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """(D, 4) int64 first and last pixel of each box, inside the image."""
+    limit = torch.tensor([size[1], size[0], size[1], size[0]]) - 1
+    corners = torch.cat([boxes[:, :2].floor(), boxes[:, 2:].ceil() - 1], dim=1).cpu().long()
+    corners = corners.clamp(min=0).minimum(limit)
+    return torch.cat([corners[:, :2], torch.maximum(corners[:, 2:], corners[:, :2])], dim=1)
+
+
+def extent(mask: Tensor) -> list[int]:
+    """First and last column and row of a mask as [x0, y0, x1, y1]; its upper left if it is empty."""
+    return masks_to_boxes(mask[None])[0].long().tolist() if mask.any() else [0, 0, 0, 0]
+
+
+def font(side: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """A font that is readable in a picture with this shorter side."""
+    return ImageFont.load_default(size=max(9, min(16, side // 24)))
+
+
+def cut(text: str, with_font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """The text, shortened until it fits into `width` pixels."""
+    while len(text) > 1 and with_font.getlength(text) > width:
+        text = text[:-2] + "…"
+    return text
+
+
+def write_labels(picture: Tensor, places: dict[int, list[int]], texts: Sequence[str], colors: Tensor) -> Tensor:
+    """Write one label per instance at the upper left of its place, moved inside of the picture."""
+    image = to_pil_image(picture)
+    draw = ImageDraw.Draw(image)
+    letters = font(min(picture.shape[1:]))
+    for i, (x0, y0, *_) in places.items():
+        left, top, right, bottom = draw.textbbox((0, 0), texts[i], font=letters)
+        width, height = right - left + 2, bottom - top + 2
+        x = max(0, min(x0, image.width - width))
+        y = max(0, min(y0, image.height - height))
+        background = tuple(colors[i].tolist())
+        dark = sum(w * c for w, c in zip((0.299, 0.587, 0.114), background, strict=True)) < 140
+        draw.rectangle((x, y, x + width - 1, y + height - 1), fill=background)
+        draw.text((x + 1 - left, y + 1 - top), texts[i], fill="white" if dark else "black", font=letters)
+    return pil_to_tensor(image)
