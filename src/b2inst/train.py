@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from b2inst.lit import LitSegmenter
 from b2inst.metrics.results import save_results
 from b2inst.metrics.scores import Scores
 from b2inst.paths import config_dir
+from b2inst.sweep import ERROR_FILE
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ log = logging.getLogger(__name__)
 def train(config: dict[str, Any], multirun: bool = False) -> Scores:
     """Run one training from a resolved configuration.
 
-    Writes into `config["output"]`: config.yaml, checkpoints/, metrics.csv, metrics.json, results.json, pictures/.
+    Writes into the folder `output`: config.yaml, checkpoints/, metrics.csv, metrics.json, results.json, pictures/.
 
     Args:
         config: plain values, as `conf/train.yaml` composes them.
@@ -125,12 +127,31 @@ def report(output: Path, scores: Scores) -> str:
     return "\n".join([scores.table(), *(f"  {path}" for path in files if path.exists())])
 
 
+def _run_job(config: dict[str, Any]) -> Scores | None:
+    """One job of a sweep: an error is logged and kept in the job's folder, and does not end the sweep."""
+    output = Path(config["output"])
+    try:
+        return train(config, multirun=True)
+    except Exception:
+        log.exception("job failed: %s", output)
+        output.mkdir(parents=True, exist_ok=True)
+        (output / ERROR_FILE).write_text(traceback.format_exc())
+        return None
+
+
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
 def main(cfg: DictConfig) -> float | None:
     """Command line entry; returns the objective, which a sweeper maximizes."""
+    run = HydraConfig.get()
+    multirun = run.mode == RunMode.MULTIRUN
+    if multirun:
+        if any(override.startswith("output=") for override in run.overrides.task):
+            raise ConfigError("output: the jobs of a sweep have a folder each; say hydra.sweep.dir=DIR instead of output=DIR")
+        cfg.output = run.runtime.output_dir
     config = plain(cfg)
-    multirun = HydraConfig.get().mode == RunMode.MULTIRUN
-    scores = train(config, multirun=multirun)
+    scores = _run_job(config) if multirun else train(config)
+    if scores is None:
+        return None
     print(report(Path(config["output"]), scores), flush=True)
     return scores.metrics.get(config["objective"])
 

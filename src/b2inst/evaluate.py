@@ -1,0 +1,91 @@
+"""Evaluate a checkpoint, or a results file without any model: `python -m b2inst.evaluate ckpt=FILE`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytorch_lightning as pl
+from omegaconf import DictConfig
+
+from b2inst import runtime
+from b2inst.callbacks.evaluation import CocoEvaluation
+from b2inst.callbacks.pictures import Pictures
+from b2inst.config import CHECKPOINT_TARGETS, ConfigError, build, plain
+from b2inst.lit import LitSegmenter
+from b2inst.metrics.results import evaluate_files, save_results
+from b2inst.metrics.scores import Scores
+from b2inst.paths import config_dir
+
+
+def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Scores, Path]:
+    """Run a checkpoint over its validation data, or over other data.
+
+    Args:
+        config: plain values, as `conf/evaluate.yaml` composes them, with `ckpt`.
+
+    Returns:
+        The scores and the file they were written to; results and pictures lie beside it.
+    """
+    ckpt = Path(config["ckpt"]).expanduser()
+    module = LitSegmenter.from_checkpoint(ckpt)
+    if config["score_threshold"] is not None:
+        module.model.detector.score_threshold = config["score_threshold"]
+    output = Path(config["output"] or ckpt.resolve().parent.parent / "evaluation" / "metrics.json")
+    with runtime.job(module.config["seed"], False, False, module.config["training"]["matmul_precision"]):
+        data = build(data_config(module.config["data"], config), CHECKPOINT_TARGETS)
+        if list(data.category_ids) != module.config["category_ids"]:
+            raise ConfigError(
+                f"{data.val_annotations}: its category ids {list(data.category_ids)} are not those the checkpoint was "
+                f"trained with, {module.config['category_ids']}; evaluate on data with the same classes"
+            )
+        evaluation = CocoEvaluation(config["kinds"], config["dilation_ratio"])
+        pictures = Pictures(str(output.parent / "pictures"), config["pictures"])
+        trainer = pl.Trainer(
+            accelerator=config["accelerator"], devices=1, logger=False, callbacks=[evaluation, pictures],
+            enable_progress_bar=config["progress"], enable_model_summary=False, default_root_dir=output.parent,
+        )  # fmt: skip
+        trainer.validate(module, datamodule=data, verbose=False)
+    evaluation.scores.to_json(output)
+    save_results(output.with_name("results.json"), evaluation.records)
+    return evaluation.scores, output
+
+
+def data_config(trained_with: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
+    """The data settings of a checkpoint with the changes of the command line."""
+    changes = config["data"]
+    data = {**trained_with, **{k: v for k, v in changes.items() if v is not None and k != "limit"}}
+    val = dict(data["val"])
+    if changes["limit"] is not None:
+        val["limit"] = changes["limit"]
+    for key in ("annotations", "images"):
+        if config[key] is not None:
+            val[key] = str(Path(config[key]).expanduser().absolute())
+    return {**data, "val": val}
+
+
+@hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="evaluate")
+def main(cfg: DictConfig) -> None:
+    """Command line entry."""
+    config = plain(cfg)
+    if (config["ckpt"] is None) == (config["predictions"] is None):
+        raise ConfigError("give either ckpt=FILE, or predictions=FILE and annotations=FILE")
+    if config["ckpt"] is not None:
+        scores, output = evaluate_checkpoint(config)
+    elif config["annotations"] is None:
+        raise ConfigError("predictions=FILE needs annotations=FILE, the COCO annotations to score against")
+    else:
+        output = config["output"] and Path(config["output"])
+        scores = evaluate_files(
+            config["predictions"], config["annotations"], output, dilation_ratio=config["dilation_ratio"]
+        )
+    print(scores.table())
+    if config["per_class"]:
+        print(scores.class_table())
+    if output:
+        print(f"  {output}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
