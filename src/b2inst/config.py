@@ -42,7 +42,9 @@ def build(node: Mapping[str, Any], allowed: tuple[str, ...] = TRAINING_TARGETS, 
     """
     for path, part in targets_of(node):
         if not str(part["_target_"]).startswith(allowed):
-            raise ConfigError(f"{path or 'config'}: _target_ {part['_target_']!r} is refused; allowed: {', '.join(allowed)}*")
+            raise ConfigError(
+                f"{path or 'config'}: _target_ {part['_target_']!r} is refused; allowed prefixes: {', '.join(allowed)}"
+            )
     return instantiate(OmegaConf.create(dict(node)), _convert_="all", **kwargs)
 
 

@@ -59,7 +59,8 @@ class LitSegmenter(pl.LightningModule):
             config = checkpoint["hyper_parameters"]["config"]
             config["model"]["backbone"]["weights"] = None  # they are in the checkpoint
         except Exception as error:
-            raise ValueError(f"{path}: not a checkpoint of b2inst, or damaged ({type(error).__name__}: {error})") from error
+            reason = f"{type(error).__name__}: {error}"
+            raise ValueError(f"{path}: not a checkpoint of b2inst, or damaged ({reason})") from error
         module = cls(config)
         module.load_state_dict(checkpoint["state_dict"])
         return module.eval()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import traceback
 from pathlib import Path
@@ -55,6 +56,7 @@ def train(config: dict[str, Any], multirun: bool = False) -> Scores:
             config["model"]["num_classes"] = data.num_classes
         ckpt_path = resolve_checkpoint(config["ckpt_path"], output)
         output.mkdir(parents=True, exist_ok=True)
+        keep_old_log(output / "metrics.csv")
         OmegaConf.save(OmegaConf.create(config), output / "config.yaml")
         module = LitSegmenter(config)
         if config["init_from"] is not None:
@@ -105,6 +107,13 @@ def resolve_checkpoint(given: str | None, output: Path) -> str | None:
     return None
 
 
+def keep_old_log(path: Path) -> None:
+    """Rename the log of an earlier part of this run to metrics.1.csv, metrics.2.csv, ...; the logger would delete it."""
+    if path.is_file():
+        number = next(i for i in itertools.count(1) if not path.with_suffix(f".{i}.csv").exists())
+        path.rename(path.with_suffix(f".{number}.csv"))
+
+
 def init_from(module: LitSegmenter, path: str) -> None:
     """Start from another checkpoint of this package: every tensor of the same name and shape is taken over."""
     state, own = _state_dict(Path(path)), module.state_dict()
@@ -146,7 +155,7 @@ def main(cfg: DictConfig) -> float | None:
     multirun = run.mode == RunMode.MULTIRUN
     if multirun:
         if any(override.startswith("output=") for override in run.overrides.task):
-            raise ConfigError("output: the jobs of a sweep have a folder each; say hydra.sweep.dir=DIR instead of output=DIR")
+            raise ConfigError("output: each job of a sweep has its own folder; give hydra.sweep.dir=DIR instead")
         cfg.output = run.runtime.output_dir
     config = plain(cfg)
     scores = _run_job(config) if multirun else train(config)

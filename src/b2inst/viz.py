@@ -90,7 +90,8 @@ def draw_instances(
         picture = draw_bounding_boxes(picture, corners, colors=[tuple(color) for color in colors.tolist()])
     if class_names is None:
         return picture
-    places = {i: extent(masks[i]) if boxes is None else corners[i].tolist() for i in reversed(order)}
+    visible = [i for i in reversed(order) if boxes is not None or masks[i].any()]
+    places = {i: extent(masks[i]) if boxes is None else corners[i].tolist() for i in visible}
     texts = [class_names[label] for label in labels.tolist()]
     if scores is not None:
         texts = [f"{text} {score:.2f}" for text, score in zip(texts, scores.tolist(), strict=True)]
@@ -284,13 +285,17 @@ def _check_instances(
     count: int, size: tuple[int, int], masks: Tensor, labels: Tensor, class_names: Sequence[str] | None,
     scores: Tensor | None, boxes: Tensor | None,
 ) -> None:  # fmt: skip
+    if masks.dtype != torch.bool:
+        raise ValueError(f"masks are {masks.dtype}: bool is needed, threshold them first")
     if tuple(masks.shape[1:]) != size:
         raise ValueError(f"masks are {tuple(masks.shape[1:])}, the image is {size}: give both at the same size")
     for name, values in (("labels", labels), ("scores", scores), ("boxes", boxes)):
         if values is not None and len(values) != count:
             raise ValueError(f"{len(values)} {name} for {count} masks")
-    if class_names is not None and count and int(labels.max()) >= len(class_names):
-        raise ValueError(f"label {int(labels.max())} has no name: there are {len(class_names)} class names")
+    if class_names is not None and count:
+        for label in (int(labels.min()), int(labels.max())):
+            if not 0 <= label < len(class_names):
+                raise ValueError(f"label {label} has no name: there are {len(class_names)} class names")
 
 
 def _checked_bases(bases: Tensor, boundary: Tensor | None) -> tuple[Tensor, Tensor | None]:
@@ -298,4 +303,9 @@ def _checked_bases(bases: Tensor, boundary: Tensor | None) -> tuple[Tensor, Tens
         raise ValueError(f"bases are {tuple(bases.shape)}: (K, h, w) with K >= 1 is needed")
     if boundary is not None and boundary.shape != bases.shape[1:]:
         raise ValueError(f"the boundary is {tuple(boundary.shape)}, the bases are {tuple(bases.shape[1:])}")
-    return bases.detach().float().cpu(), None if boundary is None else boundary.detach().float().cpu()
+    bases, boundary = (
+        # A picture of a diverged net is wanted as well: what is not finite is drawn as 0.
+        None if maps is None else torch.nan_to_num(maps.detach().float().cpu(), nan=0, posinf=0, neginf=0)
+        for maps in (bases, boundary)
+    )
+    return bases, boundary

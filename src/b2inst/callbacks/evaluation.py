@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from b2inst.metrics.coco import CocoEvaluator
 from b2inst.metrics.convert import to_records
@@ -59,8 +60,19 @@ class CocoEvaluation(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Score and log."""
+        if trainer.world_size > 1:
+            self._gather(trainer.world_size)
         self.scores = self.evaluator.compute()
-        values = {k: v for k, v in self.scores.metrics.items() if v is not None}
-        pl_module.log_dict(values, sync_dist=False, rank_zero_only=False)
+        values = {k: v for k, v in self.scores.metrics.items() if v == v}  # NaN: there is no such ground truth
+        pl_module.log_dict(values)
         log.info("step %d: %s", trainer.global_step,
                  ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k.endswith("/AP")))  # fmt: skip
+
+    def _gather(self, world_size: int) -> None:
+        """Join the results of all processes; an image that the sampler gave to two of them counts once."""
+        states: list[Any] = [None] * world_size
+        torch.distributed.all_gather_object(states, self.evaluator.state)
+        self.evaluator.reset()
+        for image_ids, records in states:
+            self.evaluator.update(image_ids, records)
+        self.records = self.evaluator.state[1]

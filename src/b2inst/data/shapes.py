@@ -35,7 +35,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from pycocotools import mask as rle_tools
 
-VERSION = 1  # raise it with every change of the pictures or annotations: folders of older versions are made anew
+VERSION = 2  # raise it with every change of the pictures or annotations: folders of older versions are made anew
 GENERATOR = "b2inst.data.shapes"
 SPLITS = ("train", "val")
 CATEGORIES = {"disk": 2, "box": 3, "star": 5, "crescent": 8, "cross": 13, "ring": 21}
@@ -313,11 +313,11 @@ def _compose(rng: Generator, size: int, empty: bool, crowd: bool) -> _Scene:
 
 
 def _add_objects(rng: Generator, scene: _Scene, materials: list[_Material], frame: Array) -> None:
-    """Put 3 to 9 objects; most beside an earlier one, and most of these of its material."""
-    target = int(rng.integers(3, 10))
+    """Put 3 to 7 objects; most beside an earlier one, and most of these of its material."""
+    target = int(rng.integers(3, 8))
     placed: list[tuple[Array, float, int]] = []
     for _ in range(8 * target):
-        radius = max(7.0, float(np.exp(rng.uniform(np.log(0.07), np.log(0.26)))) * float(frame.mean()))
+        radius = max(7.0, float(np.exp(rng.uniform(np.log(0.13), np.log(0.32)))) * float(frame.mean()))
         center, material = rng.uniform(0.05, 0.95, 2) * frame, int(rng.integers(len(materials)))
         if placed and rng.uniform() < 0.75:
             other, other_radius, other_material = placed[int(rng.integers(len(placed)))]

@@ -151,8 +151,8 @@ class ScoringHead(nn.Module):
         Returns:
             (P,) for each quality, not limited to [0, 1].
         """
-        x = torch.cat([self._pool(features, boxes, image_index), self._mask_input(mask_logits).to(features[0].dtype)], 1)
-        x = self.convs(x)
+        pooled = self._pool(features, boxes, image_index)
+        x = self.convs(torch.cat([pooled, self._mask_input(mask_logits).to(pooled.dtype)], dim=1))
         rows = torch.arange(len(labels), device=labels.device)
         return {name: branch(x).float()[rows, labels] for name, branch in self.branches.items()}
 

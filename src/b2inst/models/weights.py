@@ -28,7 +28,9 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path}: not a file of plain tensors ({error}); save it again as torch.save(state_dict)") from error
+        raise ValueError(
+            f"{path}: not a file of plain tensors ({error}); save it again as torch.save(state_dict)"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -55,10 +57,15 @@ def load_backbone_weights(module: nn.Module, state: Mapping[str, Tensor], source
     own = {k: v for k, v in module.state_dict().items() if not k.endswith("num_batches_tracked")}
     missing = [k for k in own if k not in state]
     unknown = [k for k in state if k not in own]
-    shapes = [f"{k} {tuple(state[k].shape)} for {tuple(own[k].shape)}" for k in own if k in state and state[k].shape != own[k].shape]
+    shapes = [
+        f"{k} {tuple(state[k].shape)} for {tuple(v.shape)}"
+        for k, v in own.items()
+        if k in state and state[k].shape != v.shape
+    ]
     if unknown or shapes:
         raise ValueError(
-            f"{source}: does not fit this backbone. Unknown keys: {_shorten(unknown)}. Other shapes: {_shorten(shapes)}. "
+            f"{source}: does not fit this backbone. Unknown keys: {_shorten(unknown)}. "
+            f"Other shapes: {_shorten(shapes)}. "
             "Check backbone depth and norm (weights with batch norm need backbone.norm=frozen_bn or bn)."
         )
     if len(missing) == len(own):
@@ -69,8 +76,10 @@ def load_backbone_weights(module: nn.Module, state: Mapping[str, Tensor], source
             "Set model.backbone.allow_missing=true to start these at random."
         )
     module.load_state_dict(state, strict=False)
-    log.info("backbone weights from %s: %d loaded, %d missing %s, %d left over %s",
-             source, len(own) - len(missing), len(missing), _shorten(missing), len(left_over), _shorten(left_over))  # fmt: skip
+    log.info(
+        "backbone weights from %s: %d loaded, %d missing %s, %d left over %s",
+        source, len(own) - len(missing), len(missing), _shorten(missing), len(left_over), _shorten(left_over),
+    )  # fmt: skip
 
 
 def _shorten(names: list[str], limit: int = 8) -> str:

@@ -51,7 +51,8 @@ def fpn_level(boxes: Tensor, lowest: int = 3, highest: int = 5, canonical_level:
     Source: FPN (arXiv 1612.03144), equation 1.
 
     Example:
-        >>> fpn_level(torch.tensor([[0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 224.0, 224.0], [0.0, 0.0, 900.0, 900.0]])).tolist()
+        >>> corners = torch.tensor([10.0, 224.0, 900.0])[:, None]
+        >>> fpn_level(torch.cat([corners * 0, corners * 0, corners, corners], dim=1)).tolist()
         [3, 4, 5]
     """
     area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=1e-6)

@@ -1,0 +1,41 @@
+"""Settings that make a run through the real entry points take seconds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from b2inst.config import plain
+from b2inst.paths import config_dir
+
+TOY = [
+    "data.prepare.train_images=8", "data.prepare.val_images=4", "data.prepare.size=64", "data.batch_size=4",
+    "data.num_workers=0", "data.persistent_workers=false", "model.fpn.channels=32", "model.detector.num_convs=1",
+    "model.basis.channels=32", "model.basis.num_convs=1", "model.assembly.attention_size=7",
+    "model.assembly.mask_size=28", "schedule.steps=2", "schedule.warmup_steps=1", "trainer.val_check_interval=2",
+    "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "~callbacks.progress",
+    "trainer.log_every_n_steps=1", "callbacks.pictures.images=1",
+]  # fmt: skip
+
+
+def toy_config(root: Path, output: Path, *overrides: str) -> dict:
+    """The resolved configuration of a toy run on shapes in `root`."""
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        cfg = compose("train", [*TOY, f"data.root={root}", f"output={output}", "name=toy", *overrides])
+    return plain(cfg)
+
+
+def run(module: str, *arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run `python -m b2inst.<module>` as a user does."""
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "OMP_NUM_THREADS": "2"}
+    env.pop("B2INST_DATA", None)
+    env.pop("WANDB_API_KEY", None)
+    command = [sys.executable, "-m", f"b2inst.{module}", *arguments]
+    done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
+    if check and done.returncode:
+        raise AssertionError(f"{' '.join(command)}\n{done.stdout[-3000:]}\n{done.stderr[-5000:]}")
+    return done
