@@ -112,17 +112,42 @@ def cut(text: str, with_font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
 
 
 def write_labels(picture: Tensor, places: dict[int, list[int]], texts: Sequence[str], colors: Tensor) -> Tensor:
-    """Write one label per instance at the upper left of its place, moved inside of the picture."""
+    """Write one label per instance beside its place, inside of the picture; one that is too large for it is left out.
+
+    The first in `places` find room first.
+    """
     image = to_pil_image(picture)
     draw = ImageDraw.Draw(image)
     letters = font(min(picture.shape[1:]))
-    for i, (x0, y0, *_) in places.items():
+    taken: list[tuple[int, int, int, int]] = []
+    for i, place in places.items():
         left, top, right, bottom = draw.textbbox((0, 0), texts[i], font=letters)
         width, height = right - left + 2, bottom - top + 2
-        x = max(0, min(x0, image.width - width))
-        y = max(0, min(y0, image.height - height))
+        if width > image.width or height > image.height:
+            continue
+        x, y = _free_spot(place, width, height, image.size, taken)
+        taken.append((x, y, x + width, y + height))
         background = tuple(colors[i].tolist())
         dark = sum(w * c for w, c in zip((0.299, 0.587, 0.114), background, strict=True)) < 140
         draw.rectangle((x, y, x + width - 1, y + height - 1), fill=background)
         draw.text((x + 1 - left, y + 1 - top), texts[i], fill="white" if dark else "black", font=letters)
     return pil_to_tensor(image)
+
+
+def _free_spot(
+    place: Sequence[int], width: int, height: int, size: tuple[int, int], taken: Sequence[tuple[int, int, int, int]]
+) -> tuple[int, int]:
+    """Upper left of a label: above, below, at its place or further down; the first spot that covers least labels."""
+
+    def covered(spot: tuple[int, int]) -> int:
+        overlaps = (
+            (min(spot[0] + width, x1) - max(spot[0], x0), min(spot[1] + height, y1) - max(spot[1], y0))
+            for x0, y0, x1, y1 in taken
+        )
+        return sum(w * h for w, h in overlaps if w > 0 and h > 0)
+
+    x0, y0, x1, y1 = place
+    tries = [(x0, y0 - height), (x0, y1 + 1), (x0, y0), (x1 + 1 - width, y0 - height), (x1 + 1 - width, y1 + 1)]
+    tries += [(x0, y0 + step * height) for step in (1, -2, 2, -3, 3)]
+    inside = [(max(0, min(x, size[0] - width)), max(0, min(y, size[1] - height))) for x, y in tries]
+    return min(inside, key=covered)

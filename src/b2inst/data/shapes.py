@@ -35,14 +35,14 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from pycocotools import mask as rle_tools
 
-VERSION = 2  # raise it with every change of the pictures or annotations: folders of older versions are made anew
+VERSION = 3  # raise it with every change of the pictures or annotations: folders of older versions are made anew
 GENERATOR = "b2inst.data.shapes"
 SPLITS = ("train", "val")
 CATEGORIES = {"disk": 2, "box": 3, "star": 5, "crescent": 8, "cross": 13, "ring": 21}
 _ROUND = ("disk", "crescent", "ring")  # their supercategory; the others are "angular"
 _FINE = 4  # outlines are filled on a grid this many times finer, then averaged
 _MIN_VISIBLE = 24  # pixels, and below:
-_MIN_VISIBLE_SHARE = (0.25, 0.6)  # share of the area in the frame, of an object and of a crowd
+_MIN_VISIBLE_SHARE = (0.45, 0.6)  # share of the area in the frame, of an object and of a crowd
 
 Array = NDArray[Any]
 Contours = list[Array]  # each (P, 2) xy in pixels; together filled by the even-odd rule
@@ -317,13 +317,13 @@ def _add_objects(rng: Generator, scene: _Scene, materials: list[_Material], fram
     target = int(rng.integers(3, 8))
     placed: list[tuple[Array, float, int]] = []
     for _ in range(8 * target):
-        radius = max(7.0, float(np.exp(rng.uniform(np.log(0.13), np.log(0.32)))) * float(frame.mean()))
+        radius = max(7.0, float(np.exp(rng.uniform(np.log(0.14), np.log(0.3)))) * float(frame.mean()))
         center, material = rng.uniform(0.05, 0.95, 2) * frame, int(rng.integers(len(materials)))
-        if placed and rng.uniform() < 0.75:
+        if placed and rng.uniform() < 0.6:
             other, other_radius, other_material = placed[int(rng.integers(len(placed)))]
-            center = other + _unit(rng.uniform(0, 7)) * (radius + other_radius) * rng.uniform(0.4, 0.9)
+            center = other + _unit(rng.uniform(0, 7)) * (radius + other_radius) * rng.uniform(0.55, 0.95)
             center = np.clip(center, -0.02 * frame, 1.02 * frame)
-            material = other_material if rng.uniform() < 0.8 else material
+            material = other_material if rng.uniform() < 0.7 else material
         name = str(rng.choice(list(CATEGORIES)))
         parts = [_outline(rng, name, center, radius)]
         if scene.add(rng, parts, materials[material], name=name, material=material, iscrowd=0):
