@@ -119,8 +119,10 @@ class BoundaryTarget:
         """(I, H, W) bool masks -> (I, h, w) boundaries on the grid."""
         if self.resolution == "full_maxpool":
             return F.max_pool2d(self._boundary(masks)[:, None], self.stride, ceil_mode=True)[:, 0]
-        edges = self._boundary(_sample(masks, self.stride))
-        return self._detail(edges) if self.resolution == "detail" else edges
+        sampled = _sample(masks, self.stride)
+        if self.resolution == "detail":  # the levels are binary; `soft` is about their sum
+            return self._detail(boundary(sampled, threshold=0.5, padding=self.padding))
+        return self._boundary(sampled)
 
     def _boundary(self, masks: Tensor) -> Tensor:
         return boundary(masks, threshold=self.threshold, padding=self.padding, soft=self.soft)

@@ -92,6 +92,8 @@ def boundary(
     if not 0 <= threshold < 8:
         raise ValueError(f"threshold={threshold}: a response of the Laplacian is at most 8; choose a value in [0, 8)")
     two_sided, radius = _parse_band(band)
+    if masks.numel() == 0:  # no maps, or an image smaller than a cell of the grid
+        return torch.zeros_like(masks, dtype=torch.float32)
     if not soft and threshold < 1 and masks.dtype in (torch.bool, torch.uint8):
         binary = masks if masks.dtype == torch.bool else masks != 0
         edge = _binary_boundary(binary, padding, two_sided).float()
