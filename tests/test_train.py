@@ -135,6 +135,7 @@ def test_training_options(root: Path, tmp_path: Path) -> None:
         toy_config(
             root, tmp_path, "experiment=b2inst_light", "trainer.precision=bf16-mixed", "training.channels_last=true",
             "trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=1.0", "callbacks=ema", "schedule.steps=1",
+            "schedule.warmup_steps=0",
         )
     )  # fmt: skip
     content = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)

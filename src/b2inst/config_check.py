@@ -23,6 +23,7 @@ from b2inst.config import CHECKPOINT_TARGETS, TRAINING_TARGETS, ConfigError, tar
 from b2inst.data.datamodule import ROOT_VARIABLE, resolve_root
 from b2inst.data.shapes import Params, ensure
 from b2inst.losses.kervadec import Kervadec
+from b2inst.metrics.coco import KINDS
 from b2inst.models.basis import BasisHead
 from b2inst.models.boundary import GlobalBoundary, NoBoundary
 from b2inst.models.scoring import ScoringHead
@@ -63,12 +64,11 @@ def check(config: dict[str, Any], *, multirun: bool = False) -> None:
     Raises:
         ConfigError: one line per mistake, with its place and its remedy.
     """
-    lines = [line for rule in RULES for line in rule(config)]
-    if multirun:
-        lines += _ddp_in_a_sweep(config)
+    rules = (*RULES, _ddp_in_a_sweep) if multirun else RULES
+    lines = list(dict.fromkeys(line for rule in rules for line in rule(config)))
     if lines:
         count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''} in the configuration"
-        raise ConfigError("\n".join([f"{count}:", *dict.fromkeys(lines)]))
+        raise ConfigError("\n".join([f"{count}:", *lines]))
 
 
 # ------------------------------------------------------------------------------------------- reading and wording
@@ -81,6 +81,12 @@ def _get(config: Any, path: str, default: Any = None) -> Any:
             return default
         config = config[key]
     return config
+
+
+def _section(config: Any, path: str) -> Mapping[str, Any]:
+    """The section at a dotted path; empty where there is none, which `_sections` reports."""
+    section = _get(config, path)
+    return section if isinstance(section, Mapping) else {}
 
 
 def _object(node: Any) -> Any:
@@ -124,12 +130,13 @@ def _sections(config: Mapping[str, Any]) -> Lines:
         section = _get(config, path)
         if isinstance(section, Mapping):
             yield from _keys(path, section, allowed)
-        elif path != "model.loss_weights" or _get(config, "model") is not None:
+        elif path.split(".")[0] in config:  # else reported already
             yield f"{path}: {section!r} is no section; give the keys {', '.join(allowed)}"
     for path, may_be_null in NAMED_PARTS.items():
         yield from _named_parts(path, _get(config, path), may_be_null)
     for path in NODES:
-        if _get(config, path, ConfigError) is not ConfigError and _get(config, f"{path}._target_") is None:
+        section, _, name = path.rpartition(".")
+        if name in (_section(config, section) if section else config) and _get(config, f"{path}._target_") is None:
             yield f"{path}: has no _target_; choose a file of its group, see conf/"
 
 
@@ -192,9 +199,7 @@ def _arguments(path: str, node: Mapping[str, Any], target: Callable[..., Any]) -
         return
     for key in by_name:
         if parameters[key].default is inspect.Parameter.empty and key not in node:
-            given_as_copy = path == "data" and key in COPIES
-            if not given_as_copy:
-                yield f"{path}.{key}: missing; {name} needs it, set {path}.{key}=VALUE"
+            yield f"{path}.{key}: missing; {name} needs it, set {path}.{key}=VALUE"
 
 
 # --------------------------------------------------------------------------------------------------------- values
@@ -221,9 +226,9 @@ def _values(config: Mapping[str, Any]) -> Lines:
     lr = _get(config, "optim.lr", 1)
     if not _is_number(lr) or lr <= 0:
         yield f"optim.lr: {lr!r}; give a learning rate above 0"
-    weights = {f"model.loss_weights.{k}": v for k, v in (_get(config, "model.loss_weights") or {}).items()}
-    for name in _get(config, "model.losses") or {}:
-        weights[f"model.losses.{name}.weight"] = _get(config, f"model.losses.{name}.weight", 1.0)
+    weights = {f"model.loss_weights.{k}": v for k, v in _section(config, "model.loss_weights").items()}
+    for name, term in _section(config, "model.losses").items():
+        weights[f"model.losses.{name}.weight"] = _get(term, "weight", 1.0)
     for path, value in weights.items():
         if not _is_number(value) or value < 0:
             yield f"{path}: {value!r}; give a finite weight of at least 0"
@@ -239,9 +244,9 @@ def _schedule(config: Mapping[str, Any]) -> Lines:
     steps, warmup = _get(config, "schedule.steps"), _get(config, "schedule.warmup_steps")
     if not _is_int(steps):
         return
-    milestones = _get(config, "schedule.milestones") or []
-    ascending = all(map(_is_int, milestones)) and all(a < b for a, b in zip(milestones, milestones[1:], strict=False))
-    if not ascending or any(m >= steps for m in milestones):
+    milestones = _get(config, "schedule.milestones", [])
+    numbers = isinstance(milestones, list) and all(map(_is_int, milestones))
+    if not numbers or milestones != sorted(set(milestones)) or any(m >= steps for m in milestones):
         yield (f"schedule.milestones: {milestones}; they must ascend and lie before schedule.steps={steps}, "
                "or be [] for none")  # fmt: skip
     if _is_int(warmup) and warmup >= max(steps, 1):
@@ -285,7 +290,7 @@ def _supervised(boundary: Any) -> bool:
 def _boundary(config: Mapping[str, Any]) -> Lines:
     variant = _get(config, "model.boundary")
     terms = {
-        name: term for name, term in (_get(config, "model.losses") or {}).items()
+        name: term for name, term in _section(config, "model.losses").items()
         if getattr(_object(term), "supervises", None) == "boundary"
         and (_get(term, "weight", 1.0) != 0 or _get(term, "weight_step", 0.0) != 0)
     }  # fmt: skip
@@ -340,18 +345,20 @@ def _trainer(config: Mapping[str, Any]) -> Lines:
 
 
 def _objective(config: Mapping[str, Any]) -> Lines:
-    callbacks = _get(config, "callbacks")
-    callbacks = callbacks if isinstance(callbacks, Mapping) else {}
+    callbacks = _section(config, "callbacks")
     objective = config.get("objective")
     evaluation = next((part for part in callbacks.values() if _is(part, CocoEvaluation)), None)
     if evaluation is None:
         yield "callbacks.evaluation: missing; a run ends with its scores, take callbacks=default"
         return
-    kinds = evaluation.get("kinds", ["box", "mask", "boundary"])
-    allowed = [f"{kind}/{name}" for kind in kinds if isinstance(kind, str) for name in METRICS]
+    kinds = evaluation.get("kinds", KINDS)
+    if not isinstance(kinds, list | tuple) or not kinds or any(kind not in KINDS for kind in kinds):
+        yield f"callbacks.evaluation.kinds: {kinds!r}; give a list of one or more of {', '.join(KINDS)}"
+        return
+    allowed = [f"{kind}/{name}" for kind in kinds for name in METRICS]
     if objective not in allowed:
         yield (f"objective: {objective!r} is not computed; {_did_you_mean(objective, allowed)} "
-               f"(kinds of the evaluation: {', '.join(map(str, kinds))})")  # fmt: skip
+               f"(kinds of the evaluation: {', '.join(kinds)})")  # fmt: skip
     monitor = _get(callbacks, "checkpoint.monitor", objective)
     if monitor != objective:
         yield (f"callbacks.checkpoint.monitor: {monitor!r} is not objective={objective!r}; set objective={monitor} "
@@ -368,7 +375,8 @@ def _ddp_in_a_sweep(config: Mapping[str, Any]) -> Lines:
     single = devices in (1, "1") or isinstance(devices, list) and len(devices) == 1
     if copies and not single and not SLURMEnvironment.detect():
         yield (f"trainer.strategy: {strategy} with devices={devices} restarts the whole sweep in every process; use "
-               "hydra/launcher=submitit_slurm, or one torchrun per job without -m, or trainer.strategy=ddp_spawn")  # fmt: skip
+               "hydra/launcher=submitit_slurm, or one torchrun per job without -m, or "
+               "trainer.strategy=ddp_spawn")  # fmt: skip
 
 
 RULES = (_sections, _targets, _values, _schedule, _files, _data_root, _boundary, _model, _backbone, _trainer,
