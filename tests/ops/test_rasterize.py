@@ -15,13 +15,13 @@ def compressed(mask):
 
 
 def blobs(count, height, width, seed=0):
-    """Random rectangles with holes, most of them overlapping others."""
+    """Rectangles of random pixels: some overlap others, some only interlock with them."""
     rng = np.random.default_rng(seed)
     masks = np.zeros((count, height, width), bool)
     for mask in masks:
         y, x = rng.integers(0, height - 4), rng.integers(0, width - 4)
         part = mask[y : y + rng.integers(4, height // 2), x : x + rng.integers(4, width // 2)]
-        part[:] = rng.random(part.shape) < 0.8
+        part[:] = rng.random(part.shape) < rng.choice([0.1, 0.8])
     return masks
 
 
@@ -83,6 +83,7 @@ def test_boxes_that_overlap_share_a_map_if_their_pixels_do_not():
     chess = np.indices((8, 8)).sum(axis=0) % 2 == 0
     maps = pack([compressed(chess), compressed(~chess)], 8, 8)
     np.testing.assert_array_equal(maps, np.where(chess, 1, 2)[None])
+    np.testing.assert_array_equal(unpack(maps)[0], [chess, ~chess])
 
 
 def test_more_objects_than_a_byte_counts():

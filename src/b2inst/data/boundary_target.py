@@ -45,7 +45,8 @@ class BoundaryTarget:
         padding: "replicate" makes no boundary where an object is cut by the frame of the image, "zeros" does.
         threshold: of the Laplacian response, and of the fused map of "detail". What exceeds it is boundary; with
             0.1 a cell that only the coarsest level of "detail" marks is none.
-        soft: do not threshold: the response divided by its maximum, or the fused map of "detail".
+        soft: do not threshold: the response of each instance divided by its maximum. With "detail" only the fused
+            map is left as it is, with values from 0 to 1.
         chunk: instances handled at once, a bound on memory.
 
     Raises:
