@@ -209,7 +209,10 @@ class ScoringHead(nn.Module):
         values = torch.stack([qualities[name] for name in self.qualities])
         if self.clamp:
             values = values.clamp(0, 1)
-        return class_scores * values.prod(dim=0) ** (1 / len(values))
+        if len(values) == 1:
+            return class_scores * values[0]
+        # Predictions that are not clamped can be negative, and a root of that would be NaN.
+        return class_scores * values.prod(dim=0).clamp(min=0).sqrt()
 
 
 def _convs(in_channels: int, channels: int) -> nn.Sequential:

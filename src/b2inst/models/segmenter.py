@@ -193,16 +193,18 @@ class Segmenter(nn.Module):
 
     @torch.no_grad()
     def detect(self, outputs: Outputs, images: ImageBatch) -> list[Detections]:
-        """Instances of each image, in pixels of the network input, best mask score first."""
+        """Instances of each image, in pixels of the network input, best mask score first; no box is empty."""
         places = self.detector.select(outputs.detector)
+        boxes = _clip(places.boxes, images.sizes[places.image])
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # places in the padding may find boxes there
+        places, boxes = places.take(inside), boxes[inside]
         if self.clip_before_pool:
-            places = replace(places, boxes=_clip(places.boxes, images.sizes[places.image]))
+            places = replace(places, boxes=boxes)
         masks = self._assemble(outputs, places, places.boxes, places.image)
         qualities: dict[str, Tensor] = {}
         if self.scoring.qualities:
             qualities = self.scoring(outputs.features, places.boxes, places.image, masks, places.labels)
         scores = self.scoring.combine(places.scores, qualities)
-        boxes = _clip(places.boxes, images.sizes[places.image])
         results = []
         for n, size in enumerate(images.sizes.tolist()):
             index = (places.image == n).nonzero(as_tuple=True)[0]
