@@ -41,7 +41,9 @@ def test_basic_blocks_have_no_1x1_to_move_the_stride_to():
     assert strides(ResNet(18, weights=None)) == [(2, 1)] * 3
 
 
-@pytest.mark.parametrize("make", [lambda n: ResNet(18, freeze_at=n, weights=None), lambda n: MobileNetV2("bn", n, weights=None)])
+@pytest.mark.parametrize(
+    "make", [lambda n: ResNet(18, freeze_at=n, weights=None), lambda n: MobileNetV2("bn", n, weights=None)]
+)
 @pytest.mark.parametrize("freeze_at", [0, 2, 5])
 def test_freeze_at(make, freeze_at):
     backbone = make(freeze_at)
@@ -57,7 +59,9 @@ def test_frozen_stages_keep_their_statistics():
     assert not backbone.eval().stages[3].training
 
 
-@pytest.mark.parametrize(("norm", "kind"), [("frozen_bn", FrozenBatchNorm2d), ("bn", nn.BatchNorm2d), ("gn", nn.GroupNorm)])
+@pytest.mark.parametrize(
+    ("norm", "kind"), [("frozen_bn", FrozenBatchNorm2d), ("bn", nn.BatchNorm2d), ("gn", nn.GroupNorm)]
+)
 def test_norms(norm, kind):
     assert isinstance(ResNet(18, norm=norm, weights=None).stages[0][1], kind)
 

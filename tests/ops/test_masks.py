@@ -61,7 +61,9 @@ def test_boxes_outside_of_the_image_are_empty():
     assert areas[0] == HEIGHT * WIDTH and areas[1] == 0 and areas[2] == 0
 
 
-@pytest.mark.parametrize("box", [[5.0, 5.0, 5.0, 5.0], [5.5, 5.5, 5.5, 5.5], [5.0, 5.0, 5.0, 20.0], [0.0, 0.0, 0.0, 0.0]])
+@pytest.mark.parametrize(
+    "box", [[5.0, 5.0, 5.0, 5.0], [5.5, 5.5, 5.5, 5.5], [5.0, 5.0, 5.0, 20.0], [0.0, 0.0, 0.0, 0.0]]
+)
 def test_boxes_without_area(box):
     probs, boxes = torch.ones(1, 28, 28), torch.tensor([box])
     pasted = paste_masks(probs, boxes, HEIGHT, WIDTH)

@@ -30,7 +30,8 @@ def test_conv_at_cells_has_the_gradients_of_the_dense_convolution():
     at = conv3x3_at(conv, features, cell * 0, cell, cell.flip(0))
     dense = conv(features)[0][:, cell, cell.flip(0)].T
     wanted = [features, conv.weight, conv.bias]
-    for a, b in zip(torch.autograd.grad(at.sin().sum(), wanted), torch.autograd.grad(dense.sin().sum(), wanted)):
+    gradients = [torch.autograd.grad(values.sin().sum(), wanted) for values in (at, dense)]
+    for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
 
 
