@@ -31,9 +31,7 @@ class NoBoundary(nn.Module):
         """(N, h, w) logits of the boundary basis, None without one."""
         return None
 
-    def losses(
-        self, terms: dict[str, Term], bases: Tensor, targets: Targets, rois: InstanceRois
-    ) -> dict[str, Tensor]:
+    def losses(self, terms: dict[str, Term], bases: Tensor, targets: Targets, rois: InstanceRois) -> dict[str, Tensor]:
         """Unweighted scalar of each term that supervises the boundary."""
         return {}
 
@@ -94,9 +92,7 @@ class UnsupervisedBoundary(NoBoundary):
 class GlobalBoundary(UnsupervisedBoundary):
     """B2Inst's holistic boundary basis: supervised with the boundary of all instances of the image."""
 
-    def losses(
-        self, terms: dict[str, Term], bases: Tensor, targets: Targets, rois: InstanceRois
-    ) -> dict[str, Tensor]:
+    def losses(self, terms: dict[str, Term], bases: Tensor, targets: Targets, rois: InstanceRois) -> dict[str, Tensor]:
         """Terms over the image-level map, crowds and padding ignored.
 
         Raises:
@@ -131,9 +127,7 @@ class InstanceBoundary(UnsupervisedBoundary):
         self.threshold = threshold
         self.padding = padding
 
-    def losses(
-        self, terms: dict[str, Term], bases: Tensor, targets: Targets, rois: InstanceRois
-    ) -> dict[str, Tensor]:
+    def losses(self, terms: dict[str, Term], bases: Tensor, targets: Targets, rois: InstanceRois) -> dict[str, Tensor]:
         """Terms over the RoIs, weighted by centerness as the mask loss is.
 
         All positives of an instance share its box, so a map is pooled once and weighted by their sum.

@@ -232,9 +232,7 @@ def _cap_per_image(image: Tensor, limit: int) -> Tensor:
     return order[rank < limit].sort().values
 
 
-def _crops_of_predicted_boxes(
-    targets: Targets, instance: Tensor, boxes: Tensor, size: int
-) -> tuple[Tensor, Tensor]:
+def _crops_of_predicted_boxes(targets: Targets, instance: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """True masks (P, R, R) in the frames of other boxes, and their area (P,) outside of these, in cells."""
     masks = targets.masks[instance]
     crops = crop_masks(masks, boxes, size)

@@ -1,0 +1,213 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from b2inst.losses.bce import BinaryCrossEntropy
+from b2inst.losses.dice import Dice
+from b2inst.losses.edge_agreement import EdgeAgreement
+from b2inst.models.boundary import GlobalBoundary, InstanceBoundary, NoBoundary, UnsupervisedBoundary
+from b2inst.models.segmenter import _cap_per_image, _clip, _crops_of_predicted_boxes
+from b2inst.structures import Batch
+from models import build
+
+KINDS = [UnsupervisedBoundary, GlobalBoundary, InstanceBoundary]
+VARIANTS = {"NoBoundary": NoBoundary} | {
+    f"{kind.__name__}, use_prediction={used}": lambda kind=kind, used=used: kind(use_prediction=used)
+    for kind in KINDS
+    for used in (True, False)
+}
+MODES = [None, "iou", "boundary", "iou_boundary"]
+
+
+def losses_of(model, batch):
+    torch.manual_seed(0)  # the scoring head draws positives
+    return model.losses(model(batch.images), batch)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_variant_trains_on_every_batch(variant, mode):
+    model = build.segmenter(VARIANTS[variant](), mode).train()
+    names = {"cls", "box", "quality", "mask", "semantic"} | {f"score_{name}" for name in model.scoring.qualities}
+    if isinstance(model.boundary, GlobalBoundary | InstanceBoundary):
+        names |= {"boundary_bce", "boundary_dice"}
+    titles = build.BATCHES if mode == "iou_boundary" else ("normal", "no instances")  # that mode has all losses
+    for title in titles:
+        boxes = build.BATCHES[title]
+        model.zero_grad()
+        losses, stats = losses_of(model, build.batch(boxes))
+        assert losses.keys() == names, title
+        assert all(v.ndim == 0 and v.isfinite() and v.requires_grad for v in losses.values()), title
+        assert all(v.isfinite() and not v.requires_grad for v in stats.values()), title
+        model.total_loss(losses).backward()
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+        assert not [name for name, g in gradients.items() if g is None or not g.isfinite().all()], title
+        if title == "normal":
+            assert not [name for name, g in gradients.items() if "weight" in name and not g.any()]
+
+
+def test_outputs():
+    outputs = build.segmenter()(build.images(2, 64, 96))
+    assert outputs.bases.shape == (2, 5, 16, 24)
+    assert [f.shape[1] for f in outputs.features] == [64] * 5
+    assert build.segmenter(NoBoundary())(build.images(2, 64, 96)).bases.shape == (2, 4, 16, 24)
+
+
+def test_attention_covers_the_blended_bases():
+    outputs = {name: build.segmenter(VARIANTS[name]()).detector.params.out_channels // 49 for name in VARIANTS}
+    assert outputs == {name: 5 if name.endswith("True") else 4 for name in VARIANTS}
+
+
+def test_attention_of_the_boundary_basis_may_start_low():
+    bias = build.segmenter(GlobalBoundary(attention_bias=-4.0)).detector.params.bias
+    assert (bias[:196] == 0).all() and (bias[196:] == -4).all()
+
+
+def test_total_is_the_weighted_sum():
+    terms = {"bce": BinaryCrossEntropy(weight=2.0, weight_step=1.0), "dice": Dice(weight=0.5)}
+    model = build.segmenter(losses=terms, loss_weights={**build.WEIGHTS, "boundary": 0.1, "mask": 3.0})
+    weights = model.weights(epoch=2)
+    assert weights["boundary_bce"] == pytest.approx(0.4) and weights["boundary_dice"] == pytest.approx(0.05)
+    losses = {"cls": torch.tensor(1.0), "mask": torch.tensor(2.0), "semantic": torch.tensor(3.0)}
+    losses |= {"boundary_bce": torch.tensor(4.0), "boundary_dice": torch.tensor(5.0)}
+    assert model.total_loss(losses).item() == pytest.approx(1 + 3 * 2 + 0.3 * 3 + 0.2 * 4 + 0.05 * 5)
+    assert model.total_loss(losses, epoch=2).item() == pytest.approx(1 + 3 * 2 + 0.3 * 3 + 0.4 * 4 + 0.05 * 5)
+
+
+def test_terms_of_the_masks_are_weighted_by_centerness():
+    model = build.segmenter(NoBoundary(), losses={"edge": EdgeAgreement()})
+    losses, _ = losses_of(model, build.batch(build.BATCHES["normal"]))
+    assert "edge" in losses and "edge" in model.weights()
+    losses["edge"].backward()
+    assert model.basis.bases.weight.grad.any()
+
+
+def test_losses_need_targets():
+    model, batch = build.segmenter(), build.batch(build.BATCHES["normal"])
+    with pytest.raises(ValueError, match="needs targets"):
+        model.losses(model(batch.images), Batch(batch.images))
+
+
+def test_targets_of_an_image_do_not_depend_on_its_place_in_the_batch():
+    model = build.segmenter(mode="iou_boundary").eval()
+    one, two = (build.batch([boxes], seed=i) for i, boxes in enumerate(build.BATCHES["normal"]))
+    both = build.batch(build.BATCHES["normal"])
+    both = replace(both, images=replace(both.images, pixels=torch.cat([one.images.pixels, two.images.pixels])))
+    with torch.no_grad():
+        (a, _), (b, _), (c, stats) = (losses_of(model, x) for x in (one, two, both))
+    assert c["boundary_bce"].item() == pytest.approx((a["boundary_bce"] + b["boundary_bce"]).item() / 2, rel=1e-4)
+    assert c["boundary_dice"].item() == pytest.approx((a["boundary_dice"] + b["boundary_dice"]).item() / 2, rel=1e-4)
+    assert stats["positives"] > 0
+
+
+# ---- scoring ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("detached", "reached"), [(True, False), (False, True)])
+def test_gradient_of_the_scores_into_the_masks(detached, reached):
+    model = build.segmenter(mode="iou_boundary", score={"detach_masks": detached})
+    losses, _ = losses_of(model, build.batch(build.BATCHES["normal"]))
+    (losses["score_iou"] + losses["score_boundary"]).backward()
+    gradient = model.basis.bases.weight.grad
+    assert (gradient is not None and bool(gradient.any())) == reached
+    assert model.fpn.pyramid.inner_blocks[0][0].weight.grad.any()
+
+
+def test_scores_of_predicted_boxes():
+    model = build.segmenter(mode="iou_boundary", score={"boxes": "pred_box"})
+    for boxes in build.BATCHES.values():
+        losses, _ = losses_of(model, build.batch(boxes))
+        assert all(value.isfinite() for value in losses.values())
+
+
+def test_area_outside_of_a_predicted_box():
+    targets = build.targets([[(0, 0, 64, 64)]])
+    targets.masks[0] = False
+    targets.masks[0, 16:48, 16:48] = True
+    boxes = torch.tensor([[16.0, 16.0, 32.0, 48.0], [8.0, 8.0, 56.0, 56.0]])
+    crops, outside = _crops_of_predicted_boxes(targets, torch.tensor([0, 0]), boxes, 8)
+    assert crops.flatten(1).sum(1).tolist() == [64, 32]  # half of the object, and all of it
+    assert outside.tolist() == pytest.approx([64, 0])
+
+
+def test_positives_are_capped_per_image():
+    image = torch.tensor([0, 0, 0, 0, 1, 2, 2, 2])
+    drawn = set()
+    for seed in range(40):
+        torch.manual_seed(seed)
+        kept = _cap_per_image(image, 2)
+        assert image[kept].tolist() == [0, 0, 1, 2, 2] and (kept.diff() > 0).all()
+        drawn |= set(kept.tolist())
+    assert drawn == set(range(8))
+    assert _cap_per_image(image, 64).tolist() == list(range(8))
+    assert _cap_per_image(image[:0], 64).tolist() == []
+
+
+# ---- inference --------------------------------------------------------------------------------------------------
+
+
+def finder(**options):
+    """A model at random that finds many boxes."""
+    model = build.segmenter(**options).eval()
+    torch.nn.init.zeros_(model.detector.cls_logits.bias)
+    torch.nn.init.constant_(model.detector.box_pred.bias, 3.0)
+    torch.nn.init.normal_(model.detector.cls_logits.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    return model
+
+
+SIZES = [(50, 90), (64, 33)]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_detections(mode):
+    model, images = finder(mode=mode), build.images(2, 64, 96, sizes=SIZES)
+    results = model.detect(model(images), images)
+    assert [found.size for found in results] == SIZES
+    for found in results:
+        assert 3 < len(found) <= 100
+        assert (found.scores.diff() <= 0).all()
+        assert (found.boxes >= 0).all()
+        assert (found.boxes[:, 0::2] <= found.size[1]).all() and (found.boxes[:, 1::2] <= found.size[0]).all()
+        assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()  # no place in the padding leaves an empty box
+        assert (found.scores <= found.box_scores).all() and found.mask_logits.shape == (len(found), 28, 28)
+        assert mode is not None or torch.equal(found.scores, found.box_scores)
+
+
+def test_scoring_changes_the_order_and_not_the_boxes():
+    images = build.images(2, 64, 96)
+    plain, scored = finder(), finder(mode="iou_boundary")
+    scored.load_state_dict(plain.state_dict(), strict=False)
+    torch.nn.init.normal_(scored.scoring.branches["iou"][-1].bias, mean=0.5, std=0.3)
+    torch.nn.init.constant_(scored.scoring.branches["boundary"][-1].bias, 0.5)
+    changed = False
+    for before, after in zip(plain.detect(plain(images), images), scored.detect(scored(images), images), strict=True):
+        order = after.box_scores.argsort(descending=True, stable=True)
+        torch.testing.assert_close(after.box_scores[order], before.box_scores)
+        assert {tuple(b) for b in after.boxes.tolist()} == {tuple(b) for b in before.boxes.tolist()}
+        changed = changed or not torch.equal(order, torch.arange(len(order)))
+    assert changed
+
+
+def test_masks_are_pooled_in_boxes_that_are_clipped_or_not():
+    images = build.images(1, 64, 96)
+    clipped, squeezed = finder(), finder(clip_before_pool=False)
+    a, b = (model.detect(model(images), images)[0] for model in (clipped, squeezed))
+    assert torch.equal(a.boxes, b.boxes) and torch.equal(a.scores, b.scores)
+    same = (a.mask_logits == b.mask_logits).flatten(1).all(1)
+    border = (a.boxes[:, :2] == 0).any(1) | (a.boxes[:, 2] == 96) | (a.boxes[:, 3] == 64)
+    assert not same[border].any() and same[~border].all()
+
+
+def test_nothing_found():
+    model, images = build.segmenter(mode="iou_boundary").eval(), build.images(2, 64, 96)
+    torch.nn.init.constant_(model.detector.cls_logits.bias, -20.0)
+    results = model.detect(model(images), images)
+    assert [len(found) for found in results] == [0, 0]
+    assert results[0].mask_logits.shape == (0, 28, 28) and results[0].boxes.shape == (0, 4)
+
+
+def test_clip():
+    boxes = torch.tensor([[-5.0, -5.0, 120.0, 120.0], [70.0, 10.0, 80.0, 20.0]])
+    clipped = _clip(boxes, torch.tensor([[50, 90], [64, 33]]))
+    assert clipped.tolist() == [[0, 0, 90, 50], [33, 10, 33, 20]]
