@@ -118,7 +118,9 @@ class Segmenter(nn.Module):
             raise ValueError("losses() needs targets, and this batch has none")
         targets = batch.targets
         losses, positives, normalizer = self.detector.losses(outputs.detector, targets)
-        true_masks = crop_masks(targets.masks, targets.boxes, self.assembly.mask_size)  # [I, R, R]
+        true_masks = targets.roi_masks  # [I, R, R]
+        if true_masks is None:
+            true_masks = crop_masks(targets.masks, targets.boxes, self.assembly.mask_size)
         masks = self._assemble(outputs, positives, targets.boxes, targets.image_index, positives.instance)
         wanted = true_masks[positives.instance]
         losses["mask"] = self.assembly.loss(masks, wanted, positives.scores, normalizer)

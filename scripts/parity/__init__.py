@@ -1,0 +1,1 @@
+"""Parity with the published BlendMask: the rule of the weights, the fixtures, the stages that are compared."""

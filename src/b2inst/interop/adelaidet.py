@@ -1,0 +1,202 @@
+"""AdelaiDet's FCOS and BlendMask: state dicts into a segmenter, and back.
+
+Nothing is skipped in silence: a tensor that has no place, or a place that has no tensor, is an error unless it is on
+the short lists below.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from b2inst.interop.files import with_current_names
+from b2inst.interop.names import HEAD, adelaidet_names
+from b2inst.models.segmenter import Segmenter
+
+# Not in every file: counters of steps, and the semantic head, which only training needs. An FCOS has no masks either.
+MAY_BE_MISSING = re.compile(r".*\.num_batches_tracked|basis_module\.seg_head\..*")
+MASK_PARTS = ("basis_module.", "top_layer.")
+# In files, of no use here: counters, constants of the input and of CondInst, ImageNet's classifier, and the biases
+# that some ImageNet files give to convolutions in front of a norm.
+MAY_BE_LEFT_OVER = re.compile(
+    r".*\.num_batches_tracked|pixel_mean|pixel_std|mask_head\._iter|mask_head\.sizes_of_interest"
+    r"|(.*\.)?fc1000\..*|backbone\.bottom_up\.stem\.fc\..*|backbone\.bottom_up\.(.*\.)?(conv\d|shortcut)\.bias"
+)
+PANOPTIC = ("panoptic_module.", "sem_seg_head.")
+CLASSIFIERS = ("detector.cls_logits.", "semantic.layers.2.")
+NEW_ROW_STD = 0.01
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of the tensors of a file.
+
+    Attributes:
+        loaded: our names that were filled from it.
+        fresh: our names that keep what they were initialized with, whole or in rows, and why.
+        left_over: names in the file that have no use here.
+    """
+
+    loaded: list[str]
+    fresh: dict[str, str]
+    left_over: list[str]
+
+    def __str__(self) -> str:
+        reasons: dict[str, int] = {}
+        for reason in self.fresh.values():
+            reasons[reason] = reasons.get(reason, 0) + 1
+        lines = [f"{len(self.loaded)} tensors loaded, {len(self.left_over)} left over {self.left_over}"]
+        lines += [f"{count} start afresh: {reason}" for reason, count in reasons.items()]
+        return "\n".join(lines)
+
+
+def load_adelaidet(
+    model: Segmenter,
+    state: Mapping[str, Tensor],
+    *,
+    source: str = "state dict",
+    reset_classifier: bool = False,
+    detector_only: bool = False,
+    attention_bias: float = -4.0,
+    boundary_bias: float = -4.0,
+) -> Report:
+    """Copy AdelaiDet's weights into a segmenter.
+
+    With a boundary basis, the K mask bases and their attention are taken over. The boundary basis starts at the prior
+    of a boundary, and its attention so low that the masks begin as BlendMask's own.
+
+    Args:
+        model: built for the sizes of the file, see `b2inst.interop.variant`.
+        state: names and tensors; older names are understood.
+        source: where it comes from, for messages.
+        reset_classifier: let the class outputs start afresh where the file has another number of classes.
+        detector_only: the file is an FCOS; basis head and attention start afresh.
+        attention_bias: start of the attention logits of a boundary basis that the file does not have.
+        boundary_bias: start of that basis, a logit.
+
+    Returns:
+        What was loaded, what starts afresh, what was left over.
+
+    Raises:
+        ValueError: for a panoptic model, another number of classes, and any key or shape that has no explanation; the
+            message lists all of them. The model is unchanged then.
+    """
+    state = _joined_scales(with_current_names(state))
+    if panoptic := [k for k in state if k.startswith(PANOPTIC)]:
+        raise ValueError(
+            f"{source}: a panoptic model ({', '.join(panoptic[:3])}, ...), and b2inst segments instances; take the "
+            "instance model (in the listing, panoptic rows have the same file names as instance rows)"
+        )
+    names, own = adelaidet_names(model), model.state_dict()
+    fresh = {k: "has no counterpart in AdelaiDet" for k in own if k not in names}
+    loaded: dict[str, Tensor] = {}
+    missing, shapes, classes = [], [], []
+    for key, theirs in names.items():
+        value, wanted = state.get(theirs), own[key]
+        if value is None:
+            fresh[key] = "not in the file"
+            if not (MAY_BE_MISSING.fullmatch(theirs) or (detector_only and theirs.startswith(MASK_PARTS))):
+                missing.append(theirs)
+        elif value.shape == wanted.shape:
+            loaded[key] = value
+        elif _lacks_boundary_rows(model, key, value, wanted):
+            bias = attention_bias if key.startswith("detector.") else boundary_bias
+            loaded[key] = _with_new_rows(key, value, wanted, bias)
+            fresh[key] = "last rows, the boundary basis, which the file does not have"
+        elif key.startswith(CLASSIFIERS) and value.shape[1:] == wanted.shape[1:]:
+            fresh[key] = "another number of classes (reset_classifier)"
+            classes.append(f"{theirs} {value.shape[0]} for {wanted.shape[0]}")
+        else:
+            shapes.append(f"{theirs} {tuple(value.shape)} for {tuple(wanted.shape)}")
+    left_over = [k for k in state if k not in names.values()]
+    allowed = [k for k in left_over if _may_be_left_over(model, k)]
+    unknown = [k for k in left_over if k not in allowed]
+    problems = [
+        *_lines("in the file, but not in this model", unknown),
+        *_lines("in this model, but not in the file", missing),
+        *_lines("of another shape", shapes),
+        *_lines("rows for another number of classes (reset_classifier=True starts them afresh)",
+                [] if reset_classifier else classes),
+    ]  # fmt: skip
+    if problems:
+        raise ValueError("\n  ".join([f"{source}: does not fit this model", *problems]))
+    model.load_state_dict({**own, **loaded})
+    return Report(list(loaded), fresh, allowed)
+
+
+def export_adelaidet(model: Segmenter, *, detector_only: bool = False) -> dict[str, Tensor]:
+    """The segmenter as a state dict of AdelaiDet's BlendMask, or FCOS.
+
+    A boundary basis that is used is one more basis there (`MODEL.BASIS_MODULE.NUM_BASES` is K + 1); one that is only
+    supervised is dropped, and so are scoring heads: their scores do not change masks or boxes.
+
+    Args:
+        model: any segmenter on a ResNet.
+        detector_only: leave out basis head, semantic head and attention: an FCOS.
+
+    Returns:
+        Copies of the tensors on the CPU by AdelaiDet's names.
+
+    Raises:
+        ValueError: if AdelaiDet has no such model.
+    """
+    boundary = model.boundary
+    if boundary.use_prediction and getattr(boundary, "input", "logit") == "sigmoid":
+        raise ValueError(
+            "model.boundary.input=sigmoid: AdelaiDet combines raw bases only, the masks would differ; "
+            "models with input=logit or detached can be exported"
+        )
+    rows = model.num_bases + boundary.use_prediction
+    exported: dict[str, Tensor] = {}
+    own = model.state_dict()
+    for key, theirs in adelaidet_names(model).items():
+        if detector_only and theirs.startswith(MASK_PARTS):
+            continue
+        value = own[key].detach().cpu().clone()
+        if theirs == f"{HEAD}.scales":
+            exported.update({f"{theirs}.{level}.scale": v.reshape(1).clone() for level, v in enumerate(value)})
+        else:
+            exported[theirs] = value[:rows].clone() if key.startswith("basis.bases.") else value
+    return exported
+
+
+def _joined_scales(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """One tensor (L,) of the factors per level."""
+    joined = dict(state)
+    scales = []
+    while (value := joined.pop(f"{HEAD}.scales.{len(scales)}.scale", None)) is not None:
+        scales.append(value.reshape(1))
+    if scales:
+        joined[f"{HEAD}.scales"] = torch.cat(scales)
+    return joined
+
+
+def _lacks_boundary_rows(model: Segmenter, key: str, value: Tensor, wanted: Tensor) -> bool:
+    """Whether the file's rows are those of the K mask bases, and ours are K + 1."""
+    if not key.startswith(("detector.params.", "basis.bases.")) or value.shape[1:] != wanted.shape[1:]:
+        return False
+    rows = model.num_bases if key.startswith("basis.") else model.assembly.num_params(model.num_bases)
+    more = rows // model.num_bases
+    return value.shape[0] == rows and wanted.shape[0] == rows + more
+
+
+def _with_new_rows(key: str, value: Tensor, wanted: Tensor, bias: float) -> Tensor:
+    new = torch.zeros_like(wanted[value.shape[0] :])
+    if key.endswith("bias"):
+        new.fill_(bias)
+    elif key.startswith("basis."):
+        new.normal_(std=NEW_ROW_STD)
+    return torch.cat([value.to(wanted), new])
+
+
+def _may_be_left_over(model: Segmenter, key: str) -> bool:
+    unused = model.semantic is None and key.startswith("basis_module.seg_head.")
+    return unused or MAY_BE_LEFT_OVER.fullmatch(key) is not None
+
+
+def _lines(what: str, keys: list[str]) -> list[str]:
+    return [f"{len(keys)} {what}: {', '.join(keys)}"] if keys else []
