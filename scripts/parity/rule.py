@@ -65,10 +65,8 @@ def _conv_scale(key: str) -> float:
 
 def rule_state_dict(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """A state dict with AdelaiDet's keys; the depth of the ResNet follows from them."""
-    deep = any(".conv3." in key for key in shapes)
-    return {
-        key: rule_tensor(key, tuple(shape), "conv3.norm" if deep else "conv2.norm") for key, shape in shapes.items()
-    }
+    last_norm = "conv3.norm" if any(".conv3." in key for key in shapes) else "conv2.norm"
+    return {key: rule_tensor(key, tuple(shape), last_norm) for key, shape in shapes.items()}
 
 
 def digest(tensor: Tensor) -> str:

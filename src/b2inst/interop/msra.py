@@ -1,4 +1,4 @@
-"""MSRA's ImageNet ResNets, on which the published models were trained: Caffe2's or detectron2's names to torchvision's."""
+"""MSRA's ImageNet ResNets, from which the published models were trained, under torchvision's names."""
 
 from __future__ import annotations
 

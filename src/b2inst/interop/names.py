@@ -36,7 +36,7 @@ _RULES: tuple[tuple[str, Rename], ...] = (
 
 
 def _in_block(name: str) -> str:
-    """Torchvision's name within a stage, turned into detectron2's."""
+    """Name within a stage, torchvision's turned into detectron2's."""
     name = re.sub(r"\.bn(\d)\.", r".conv\1.norm.", name)
     return name.replace(".downsample.0.", ".shortcut.").replace(".downsample.1.", ".shortcut.norm.")
 

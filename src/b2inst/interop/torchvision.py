@@ -30,7 +30,7 @@ _SHIFT = (0.5, 0.5, -0.5, -0.5)
 
 
 def resnet_names(backbone: ResNet) -> dict[str, str]:
-    """Torchvision's name of each tensor of a ResNet backbone, by our name.
+    """Names that torchvision gives to the tensors of a ResNet backbone, by our names.
 
     Example:
         >>> resnet_names(ResNet(18, weights=None))["stages.1.0.bn2.bias"]
@@ -121,11 +121,8 @@ def load_fcos(
     model.load_state_dict({**model.state_dict(), **loaded})
     taken = [*(f"backbone.{k}" for k in report.loaded), *loaded]
     fresh = {k: "masks, which the file does not have" for k in own if k not in taken}
-    return Report(
-        taken,
-        fresh,
-        [*report.left_over, *(f"{_FCOS_MARK} row {i}" for i in range(len(state[_FCOS_MARK])) if i not in rows)],
-    )
+    unused = [f"{_FCOS_MARK} row {row}" for row in range(len(state[_FCOS_MARK])) if row not in rows]
+    return Report(taken, fresh, [*report.left_over, *unused])
 
 
 def _class_rows(weight: Tensor, category_ids: Sequence[int], source: str) -> list[int]:
