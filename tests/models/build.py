@@ -41,7 +41,7 @@ def segmenter(boundary=None, mode=None, *, seed=0, detector=None, score=None, **
         "num_bases": 4,
         "backbone": ResNet(18, norm="bn", freeze_at=0, weights=None),
         "fpn": partial(FPN, channels=64),
-        "detector": partial(FCOS, num_convs=1, **(detector or {})),
+        "detector": partial(FCOS, **{"num_convs": 1, **(detector or {})}),
         "basis": partial(BasisHead, channels=16, num_convs=1),
         "assembly": AttentionBlend(attention_size=7, mask_size=28),
         "boundary": GlobalBoundary() if boundary is None else boundary,

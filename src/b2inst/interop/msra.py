@@ -13,7 +13,7 @@ _KINDS = {"w": "weight", "bn_s": "norm.weight", "bn_b": "norm.bias", "bn_rm": "n
           "bn_riv": "norm.running_var"}  # fmt: skip
 _EPS = 1e-5  # of the batch norms
 # ImageNet's classifier, and biases in front of a norm
-_UNUSED = re.compile(r"(stem\.)?fc(1000)?[._].+|pred_.+|.*conv\d[._]b(ias)?|res\d_\d+_branch\w+_b|.*shortcut\.bias")
+_UNUSED = re.compile(r"(stem\.)?fc(1000)?[._].+|pred_.+|.*(conv\d|shortcut)\.bias|conv1_b|res\d_\d+_branch(1|2[abc])_b")
 
 
 def is_msra(state: Mapping[str, Tensor]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ class Variant:
         num_share_convs: before the towers part.
         use_scale: a learned factor per level.
         basis_convs: of the basis head at stride 8.
+        basis_channels: of its hidden layers.
+        attention_size: side of an attention map.
         norm: of the backbone, `frozen_bn` or `bn`.
     """
 
@@ -40,6 +43,8 @@ class Variant:
     num_share_convs: int
     use_scale: bool
     basis_convs: int
+    basis_channels: int
+    attention_size: int
     norm: str
 
     def overrides(self) -> list[str]:
@@ -52,7 +57,8 @@ class Variant:
             "detector.num_convs": self.num_convs, "detector.num_share_convs": self.num_share_convs,
             "detector.use_scale": str(self.use_scale).lower(),
             "detector.sizes_of_interest": f"[{','.join(map(str, BORDERS[: self.levels - 1]))}]",
-            "basis.num_convs": self.basis_convs,
+            "basis.num_convs": self.basis_convs, "basis.channels": self.basis_channels, "basis.norm": "bn",
+            "assembly.attention_size": self.attention_size,
         }  # fmt: skip
         if self.num_bases is not None:
             settings["num_bases"] = self.num_bases
@@ -78,19 +84,27 @@ def variant_of(state: Mapping[str, Tensor], source: str = "state dict") -> Varia
     form = (f"{BOTTOM_UP}.res4.0.conv3.weight" in state, _count(state, rf"{BOTTOM_UP}\.res4\.(\d+)\.conv1\.weight"))
     if form not in DEPTHS:
         raise ValueError(f"{source}: a ResNet with {form[1]} blocks in res4; b2inst has depths {[*DEPTHS.values()]}")
-    last = max((int(m[1]) for k in state if (m := re.fullmatch(r"basis_module\.tower\.(\d+)\.weight", k))), default=0)
+    bases = _bases(state)
+    rows = state["top_layer.weight"].shape[0] if "top_layer.weight" in state else 0
     return Variant(
         depth=DEPTHS[form],
         num_classes=state[f"{HEAD}.cls_logits.weight"].shape[0],
-        num_bases=state[f"basis_module.tower.{last}.weight"].shape[0] if last else None,
+        num_bases=state[bases].shape[0] if bases else None,
         levels=3 + _count(state, r"backbone\.top_block\.p(\d)\.weight"),
         channels=state["backbone.fpn_lateral3.weight"].shape[0],
         num_convs=_convs(state, f"{HEAD}.cls_tower"),
         num_share_convs=_convs(state, f"{HEAD}.share_tower"),
         use_scale=f"{HEAD}.scales.0.scale" in state,
-        basis_convs=last - 2 if last else 3,
+        basis_convs=int(bases.split(".")[2]) - 2 if bases else 3,
+        basis_channels=state[bases].shape[1] if bases else 128,
+        attention_size=math.isqrt(rows // state[bases].shape[0]) if bases else 14,
         norm="bn" if f"{BOTTOM_UP}.stem.conv1.norm.num_batches_tracked" in state else "frozen_bn",
     )
+
+
+def _bases(state: Mapping[str, Tensor]) -> str | None:
+    """Key of the last layer of the basis head, the one without a norm; None in an FCOS."""
+    return next((k for k in state if re.fullmatch(r"basis_module\.tower\.\d+\.weight", k)), None)
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:

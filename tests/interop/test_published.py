@@ -1,0 +1,65 @@
+"""The published models, built from their configurations, have AdelaiDet's entries exactly."""
+
+from __future__ import annotations
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from b2inst.config import CHECKPOINT_TARGETS, build, plain
+from b2inst.interop.adelaidet import export_adelaidet
+from b2inst.interop.variant import variant_of
+from b2inst.models.segmenter import Segmenter
+from b2inst.paths import config_dir
+from interop.keys import expected_entries
+
+
+def published(experiment: str, *overrides: str) -> Segmenter:
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        settings = [f"experiment={experiment}", "name=x", "output=x", "model.num_classes=80", *overrides]
+        return build(plain(compose("train", settings))["model"], CHECKPOINT_TARGETS)
+
+
+@pytest.mark.parametrize("recipe", ["coco_1x", "demo"])
+def test_blendmask_r50_exports_the_379_entries(recipe: str) -> None:
+    exported = export_adelaidet(published("blendmask_r50_1x", f"recipe={recipe}"))
+    found = {k: (tuple(v.shape), str(v.dtype).removeprefix("torch.")) for k, v in exported.items()}
+    assert len(found) == 379
+    assert found == expected_entries()
+
+
+def test_sizes_of_blendmask_r50() -> None:
+    model = published("blendmask_r50_1x")
+    count = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    assert count["backbone"] == 23_454_912
+    assert count["fpn"] == 131_328 + 262_400 + 524_544 + 3 * 590_080 + 1_180_160
+    assert count["detector"] == 4_920_661 + 1_807_120
+    assert count["basis"] == 885_504 + 591_364
+    assert count["semantic"] == 453_329
+    assert sum(count.values()) == 35_981_562
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 35_759_162
+
+
+MODELS = {
+    "blendmask_r50_1x": (379, 36_090_115, []),
+    "blendmask_r101_3x": (634, 55_134_467, []),
+    "blendmask_550_r50_3x": (351, 32_399_106, []),
+    "fcos": (324, 32_350_490, ["model.detector.use_scale=true"]),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_entries_and_elements(name: str) -> None:
+    entries, elements, overrides = MODELS[name]
+    model = published("blendmask_r50_1x" if name == "fcos" else name, *overrides)
+    exported = export_adelaidet(model, detector_only=name == "fcos")
+    assert len(exported) == entries
+    assert sum(value.numel() for value in exported.values()) == elements
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_variant_is_read_off_the_entries(name: str) -> None:
+    """Building what the entries say gives the model they came from."""
+    experiment = "blendmask_r50_1x" if name == "fcos" else name
+    exported = export_adelaidet(published(experiment, *MODELS[name][2]), detector_only=name == "fcos")
+    again = export_adelaidet(published("ablation_a", *variant_of(exported).overrides()), detector_only=name == "fcos")
+    assert {k: v.shape for k, v in again.items()} == {k: v.shape for k, v in exported.items()}
