@@ -69,7 +69,23 @@ def test_the_top_level_keys_are_those_of_the_composed_configuration(default: dic
 @pytest.mark.parametrize("recipe", names("recipe"))
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_every_experiment_with_every_recipe_passes(experiment: str, recipe: str, tmp_path: Path) -> None:
-    check(composed(f"experiment={experiment}", f"recipe={recipe}", f"data.root={tmp_path}"))
+    check(
+        composed(f"experiment={experiment}", f"recipe={recipe}", f"data.root={tmp_path}", *given(experiment, tmp_path))
+    )
+
+
+def given(experiment: str, folder: Path) -> list[str]:
+    """The backbone's weights, without which the published models are refused."""
+    if not experiment.startswith("blendmask"):
+        return []
+    (folder / "R.pth").touch()
+    return [f"model.backbone.weights={folder}/R.pth"]
+
+
+@pytest.mark.parametrize("recipe", ["demo", "coco_1x"])
+def test_the_published_models_need_the_weights_of_their_backbone(recipe: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"random start.*give model\.backbone\.weights"):
+        check(composed("experiment=blendmask_r50_1x", f"recipe={recipe}", f"data.root={tmp_path}"))
 
 
 GROUPS = [

@@ -327,7 +327,7 @@ def _backbone(config: Mapping[str, Any]) -> Lines:
     norm, weights, preset = (_get(config, f"model.backbone.{key}") for key in ("norm", "weights", "preset"))
     if preset == "msra" and weights == "imagenet":
         yield ("model.backbone.preset: msra does not fit weights=imagenet, which are torchvision's; set "
-               "model.backbone.preset=torchvision, or the path of MSRA's weights")  # fmt: skip
+               "model.backbone.preset=torchvision, or the path of MSRA's weights (docs/interop.md)")  # fmt: skip
     if norm == "gn" and weights is not None:
         yield ("model.backbone.norm: gn does not fit pretrained weights, which have batch norm; set "
                "model.backbone.norm=frozen_bn or bn, or model.backbone.weights=null")  # fmt: skip

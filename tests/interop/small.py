@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from parity.rule import rule_state_dict
 from torch import Tensor
@@ -19,7 +17,7 @@ from models import build
 def blendmask(boundary=None, *, num_classes: int = 3, detector=None, **parts) -> Segmenter:
     """ResNet-18, 64 channels, no boundary unless given."""
     parts.setdefault("backbone", ResNet(18, preset="msra", weights=None))
-    parts.setdefault("semantic", partial(SemanticHead, channels=16))
+    parts.setdefault("semantic", SemanticHead)
     boundary = NoBoundary() if boundary is None else boundary
     return build.segmenter(boundary, num_classes=num_classes, detector=detector, losses={}, **parts)
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
+from torch import Tensor
+from torch.nn import functional as F
 
 from b2inst.config import CHECKPOINT_TARGETS, build, plain
-from b2inst.interop.adelaidet import export_adelaidet
+from b2inst.interop.adelaidet import export_adelaidet, load_adelaidet
+from b2inst.interop.names import BOTTOM_UP
 from b2inst.interop.variant import variant_of
 from b2inst.models.segmenter import Segmenter
 from b2inst.paths import config_dir
 from interop.keys import expected_entries
+from interop.small import weights
 
 
 def published(experiment: str, *overrides: str) -> Segmenter:
@@ -63,3 +68,34 @@ def test_the_variant_is_read_off_the_entries(name: str) -> None:
     exported = export_adelaidet(published(experiment, *MODELS[name][2]), detector_only=name == "fcos")
     again = export_adelaidet(published("ablation_a", *variant_of(exported).overrides()), detector_only=name == "fcos")
     assert {k: v.shape for k, v in again.items()} == {k: v.shape for k, v in exported.items()}
+
+
+def bottleneck(state: dict[str, Tensor], x: Tensor, block: str, stride: int) -> Tensor:
+    """A residual block written down from the published names: the stride in the first 1x1 convolution."""
+
+    def conv_norm(name: str, x: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
+        x = F.conv2d(x, state[f"{block}.{name}.weight"], stride=stride, padding=padding)
+        mean, var, scale, bias = (
+            state[f"{block}.{name}.norm.{kind}"] for kind in ("running_mean", "running_var", "weight", "bias")
+        )
+        return F.batch_norm(x, mean, var, scale, bias, eps=1e-5)
+
+    shortcut = conv_norm("shortcut", x, stride) if f"{block}.shortcut.weight" in state else x
+    y = conv_norm("conv1", x, stride).relu()
+    y = conv_norm("conv2", y, padding=1).relu()
+    return (conv_norm("conv3", y) + shortcut).relu()
+
+
+def test_stages_of_resnet50_follow_the_published_names() -> None:
+    model = published("blendmask_r50_1x").eval()
+    state = weights(model)
+    load_adelaidet(model, state)
+    x = torch.randn(1, 64, 16, 24)
+    with torch.no_grad():
+        for stage, blocks in zip((2, 3, 4, 5), (3, 4, 6, 3), strict=True):
+            wanted = x
+            for block in range(blocks):
+                stride = 2 if stage > 2 and block == 0 else 1
+                wanted = bottleneck(state, wanted, f"{BOTTOM_UP}.res{stage}.{block}", stride)
+            x = model.backbone.stages[stage - 1](x)
+            torch.testing.assert_close(x, wanted, rtol=1e-4, atol=1e-4)

@@ -8,6 +8,7 @@ from b2inst.losses.dice import Dice
 from b2inst.losses.edge_agreement import EdgeAgreement
 from b2inst.models.boundary import GlobalBoundary, InstanceBoundary, NoBoundary, UnsupervisedBoundary
 from b2inst.models.segmenter import _cap_per_image, _clip, _crops_of_predicted_boxes
+from b2inst.ops.rois import crop_masks
 from b2inst.structures import Batch
 from models import build
 
@@ -81,6 +82,22 @@ def test_terms_of_the_masks_are_weighted_by_centerness():
     assert "edge" in losses and "edge" in model.weights()
     losses["edge"].backward()
     assert model.basis.bases.weight.grad.any()
+
+
+def test_masks_in_the_boxes_may_be_given():
+    """They replace those that are cropped from the pixels, in the mask loss and nowhere else."""
+    batch = build.batch(build.BATCHES["normal"])
+    model = build.segmenter()
+    outputs = model(batch.images)
+    crops = crop_masks(batch.targets.masks, batch.targets.boxes, model.assembly.mask_size)
+
+    def losses(roi_masks):
+        given = replace(batch, targets=replace(batch.targets, roi_masks=roi_masks))
+        return model.losses(outputs, given)[0]
+
+    cropped, same, inverted = losses(None), losses(crops), losses(1 - crops)
+    assert all(torch.equal(cropped[k], same[k]) for k in cropped)
+    assert [k for k in cropped if not torch.equal(cropped[k], inverted[k])] == ["mask"]
 
 
 def test_losses_need_targets():

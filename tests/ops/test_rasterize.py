@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from b2inst.ops.rasterize import INDEX_DTYPE, pack, rasterize, to_rle, unpack
+from b2inst.ops.rasterize import INDEX_DTYPE, pack, rasterize, rasterize_in_box, to_rle, unpack
 
 SQUARE = [[1, 1, 4, 1, 4, 3, 1, 3]]  # columns 1 to 3, rows 1 and 2
 
@@ -110,3 +110,23 @@ def test_maps_may_be_flipped_and_cropped_before_they_are_unpacked():
     expected = masks[:, ::-1, 20:]
     assert kept.tolist() == [k for k in range(12) if expected[k].any()] != list(range(12))
     np.testing.assert_array_equal(found, expected[kept])
+
+
+def test_polygons_in_a_box_that_covers_whole_pixels_are_those_of_the_image():
+    ring = [[1, 1, 7, 1, 7, 6, 1, 6], [9, 2, 11, 2, 11, 5, 9, 5]]
+    wanted = rasterize(ring, 12, 12)
+    np.testing.assert_array_equal(rasterize_in_box(ring, [0, 0, 12, 12], 12), wanted)
+    np.testing.assert_array_equal(rasterize_in_box(ring, [4, 2, 12, 10], 8), wanted[2:10, 4:12])
+
+
+def test_polygons_in_a_box_are_finer_than_pixels():
+    triangle = [[2.0, 2.0, 4.0, 2.0, 4.0, 4.0]]  # 2 x 2 pixels of the image
+    inside = rasterize_in_box(triangle, [2, 2, 4, 4], 56)
+    assert inside.shape == (56, 56) and inside.dtype == bool
+    assert inside.mean() == pytest.approx(0.5, abs=0.02)
+    assert inside[2, 53] and not inside[53, 2]
+
+
+def test_a_box_without_area_counts_as_a_tenth_of_a_pixel():
+    line = [[3.0, 1.0, 3.05, 1.0, 3.05, 5.0, 3.0, 5.0]]
+    assert rasterize_in_box(line, [3.0, 1.0, 3.0, 5.0], 8)[:, :4].all()

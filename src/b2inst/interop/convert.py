@@ -22,6 +22,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
 from torch import Tensor
 
 from b2inst.config import plain
@@ -163,13 +164,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--reset-classifier", action="store_true", help="start the class outputs afresh")
     parser.add_argument("--unsafe-pickle", action="store_true", help="allow Python's unpickler: it can run any code, "
                         "only for files whose origin you trust")  # fmt: skip
-    args = parser.parse_args(arguments)
+    args = parser.parse_intermixed_args(arguments)
     try:
         done = convert(
             args.source, args.target, args.overrides, annotations=args.annotations,
             reset_classifier=args.reset_classifier, unsafe_pickle=args.unsafe_pickle,
         )  # fmt: skip
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ValueError, HydraException) as error:
         parser.exit(1, f"error: {error}\n")
     print(done)
 

@@ -101,18 +101,15 @@ def load_fcos(
     own = model.state_dict()
     rows = _class_rows(state[_FCOS_MARK], category_ids, source)
     loaded, problems = {}, []
-    for key, value in state.items():
-        if key.startswith("backbone.body."):
-            continue
-        name = next((re.sub(p, to, key) for p, to in _FCOS if re.fullmatch(p, key)), None)
-        if name is not None and name.startswith("detector.cls_logits."):
-            value = value[rows]
+    for key, name in _fcos_names(state).items():
+        value = state[key][rows] if "cls_logits" in key else state[key]
         if name not in own or own[name].shape != value.shape:
             problems.append(f"{key} {tuple(value.shape)}")
         else:
             loaded[name] = value
     parts = ("fpn.", "detector.")
-    missing = [k for k in own if k.startswith(parts) and k not in loaded and not k.startswith("detector.params.")]
+    ours_alone = ("detector.params.", "detector.moving_positives")
+    missing = [k for k in own if k.startswith(parts) and k not in loaded and not k.startswith(ours_alone)]
     if problems or missing:
         raise ValueError(f"{source}: does not fit this model. In the file: {', '.join(problems) or 'all fit'}. "
                          f"In the model alone: {', '.join(missing) or 'none'}")  # fmt: skip
@@ -123,6 +120,12 @@ def load_fcos(
     fresh = {k: "masks, which the file does not have" for k in own if k not in taken}
     unused = [f"{_FCOS_MARK} row {row}" for row in range(len(state[_FCOS_MARK])) if row not in rows]
     return Report(taken, fresh, [*report.left_over, *unused])
+
+
+def _fcos_names(state: Mapping[str, Tensor]) -> dict[str, str | None]:
+    """Our name of each tensor outside of the backbone, None for what we do not know."""
+    keys = [key for key in state if not key.startswith("backbone.body.")]
+    return {k: next((re.sub(p, to, k) for p, to in _FCOS if re.fullmatch(p, k)), None) for k in keys}
 
 
 def _class_rows(weight: Tensor, category_ids: Sequence[int], source: str) -> list[int]:
