@@ -7,6 +7,7 @@ from parity.rule import rule_state_dict
 from torch import Tensor
 
 from b2inst.interop.adelaidet import export_adelaidet
+from b2inst.interop.names import BOTTOM_UP
 from b2inst.models.backbone import ResNet
 from b2inst.models.basis import SemanticHead
 from b2inst.models.boundary import NoBoundary
@@ -30,3 +31,8 @@ def weights(model: Segmenter | None = None, **options) -> dict[str, Tensor]:
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     """Whether two state dicts have the same keys and values."""
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def detectron2_state() -> dict[str, Tensor]:
+    """The backbone alone, as detectron2 names an ImageNet ResNet."""
+    return {k.removeprefix(f"{BOTTOM_UP}."): v for k, v in weights().items() if k.startswith(BOTTOM_UP)}

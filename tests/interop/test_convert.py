@@ -14,8 +14,7 @@ from b2inst.interop.coco_classes import COCO
 from b2inst.interop.convert import convert, main
 from b2inst.lit import LitSegmenter
 from b2inst.models.boundary import GlobalBoundary
-from interop.small import blendmask, same, weights
-from interop.test_msra import detectron2_state
+from interop.small import blendmask, detectron2_state, same, weights
 from models import build
 from toy import run
 

@@ -7,18 +7,13 @@ import pytest
 import torch
 
 from b2inst.interop.msra import is_msra, msra_to_torchvision
-from b2inst.interop.names import BOTTOM_UP
 from b2inst.interop.torchvision import resnet_names
 from b2inst.models.backbone import ResNet
-from interop.small import weights
+from interop.small import detectron2_state, weights
 
 BRANCHES = {"shortcut": "branch1", "conv1": "branch2a", "conv2": "branch2b", "conv3": "branch2c"}
 KINDS = {"weight": "w", "norm.weight": "bn_s", "norm.bias": "bn_b", "norm.running_mean": "bn_rm",
          "norm.running_var": "bn_riv"}  # fmt: skip
-
-
-def detectron2_state() -> dict[str, torch.Tensor]:
-    return {k.removeprefix(f"{BOTTOM_UP}."): v for k, v in weights().items() if k.startswith(BOTTOM_UP)}
 
 
 def caffe2_name(key: str) -> str:
