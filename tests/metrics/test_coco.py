@@ -119,7 +119,7 @@ def test_stream_in_pieces_states_and_padding_give_the_same(case):
     processes[1].update(np.array([ids[-1]]), iter(padded))
     joined = CocoEvaluator(truth)
     for process in processes:
-        joined.update(*process.state)
+        joined.merge(process.state)
     assert _same(joined.compute(), whole)
 
 
@@ -291,7 +291,7 @@ def test_bad_updates_add_nothing(case):
     ]:
         with pytest.raises(ValueError, match=message):
             evaluator.update(ids, given)
-    assert evaluator.state == ([], [])
+    assert evaluator.state == {}
 
 
 @pytest.mark.parametrize(
