@@ -66,54 +66,75 @@ def masks_to_rle(
     Yields:
         COCO's RLE, `{"size": [height, width], "counts": str}`; the same as encoding `paste_masks(...) >= threshold`.
     """
-    probs, boxes = probs.detach().float().cpu(), boxes.detach().float().cpu()
+    probs, boxes = probs.detach().float().cpu(), boxes.detach().float().cpu().numpy()
     # A pixel outside of the box by more than one cell of the mask gets 0; one pixel more guards the rounding.
-    margin = (boxes[:, 2:] - boxes[:, :2]) / probs.shape[-1] + 1
-    limit = torch.tensor([width, height])
-    low = (boxes[:, :2] - margin).floor().clamp(min=0).minimum(limit).long().tolist()
-    high = (boxes[:, 2:] + margin).ceil().clamp(min=0).minimum(limit).long().tolist()
-    for prob, box, (x0, y0), (x1, y1) in zip(probs, boxes, low, high, strict=True):
+    margin = (boxes[:, 2:] - boxes[:, :2]) / np.float32(probs.shape[-1]) + 1
+    low = np.floor(boxes[:, :2] - margin).clip(0, (width, height)).astype(np.int64).tolist()
+    high = np.ceil(boxes[:, 2:] + margin).clip(0, (width, height)).astype(np.int64).tolist()
+    largest = np.abs(probs.numpy()).max(axis=(1, 2), initial=abs(threshold))
+    padded = np.pad(probs.numpy(), ((0, 0), (1, 2), (1, 2)))  # beyond a mask all is 0
+    for index, ((x0, y0), (x1, y1)) in enumerate(zip(low, high, strict=True)):
         edges = [np.zeros(0, np.int64)]
         if x1 > x0 and y1 > y0:
-            grid_x = _relative(torch.arange(x0, x1), box[None, 0], box[None, 2])[0]
-            grid_y = _relative(torch.arange(y0, y1), box[None, 1], box[None, 3])[0]
+            crop = _Crop(probs[index], padded[index], boxes[index], y0, y1, threshold, _GUARD * largest[index])
             step = max(1, _STRIP // (y1 - y0))
-            for start in range(0, x1 - x0, step):
-                inside = _columns_inside(prob, grid_x[start : start + step], grid_y, threshold)
-                edges.append(run_edges(inside, y0, x0 + start, height))
-        yield edges_to_rle(np.concatenate(edges), height, width)
+            for start in range(x0, x1, step):
+                inside = crop.columns(start, min(start + step, x1))
+                edges.append(run_edges(inside, y0, start, height))
+        yield edges_to_rle(edges[-1] if len(edges) == 2 else np.concatenate(edges), height, width)
 
 
-def _columns_inside(prob: Tensor, grid_x: Tensor, grid_y: Tensor, threshold: float) -> np.ndarray:
-    """Whether each pixel of some columns, (columns, rows), reaches the threshold."""
-    padded = np.pad(prob.numpy(), (1, 2))  # beyond the mask all is 0
-    lines = np.ascontiguousarray(_between(padded, *_cells(grid_y, prob.shape[0])).T)  # [R + 3, rows]
-    values = _between(lines, *_cells(grid_x, prob.shape[1]))
-    guard = _GUARD * max(float(prob.abs().max()), abs(threshold))
-    inside = values >= threshold + guard
-    # written so that NaN is unsure as well
-    unsure = np.flatnonzero(inside == (values < threshold - guard))
-    if len(unsure):
-        columns, rows = (torch.from_numpy(index) for index in np.divmod(unsure, len(grid_y)))
-        points = torch.stack([grid_x[columns], grid_y[rows]], dim=1)
-        exact = F.grid_sample(prob[None, None], points[None, None], align_corners=False)[0, 0, 0]
-        inside.ravel()[unsure] = (exact >= threshold).numpy()
-    return inside
+class _Crop:
+    """The rows `top` to `bottom` of a pasted mask; the mask is interpolated to these rows at once."""
+
+    def __init__(
+        self, prob: Tensor, padded: np.ndarray, box: np.ndarray, top: int, bottom: int, threshold: float, guard: float
+    ) -> None:
+        self.prob, self.box = prob, box
+        self.low, self.high, self.threshold = threshold - guard, threshold + guard, threshold
+        self.grid_y = _grid(top, bottom, box[1], box[3])
+        index, share = _cells(self.grid_y, prob.shape[0])
+        lines = padded.T  # [R + 3 columns, R + 3 rows]
+        self.lines = lines[:, index]
+        self.lines += (lines[:, 1:] - lines[:, :-1])[:, index] * share
+        self.steps = self.lines[1:] - self.lines[:-1]
+
+    def columns(self, start: int, end: int) -> np.ndarray:
+        """Whether each pixel of some columns, (columns, rows), reaches the threshold."""
+        grid_x = _grid(start, end, self.box[0], self.box[2])
+        index, share = _cells(grid_x, self.prob.shape[1])
+        values = self.steps[index]
+        values *= share[:, None]
+        values += self.lines[index]
+        inside = values >= self.high
+        # written so that NaN is unsure as well
+        unsure = np.flatnonzero(inside == (values < self.low))
+        if len(unsure):
+            column, row = np.divmod(unsure, len(self.grid_y))
+            points = torch.from_numpy(np.stack([grid_x[column], self.grid_y[row]], axis=1))
+            exact = F.grid_sample(self.prob[None, None], points[None, None], align_corners=False)[0, 0, 0]
+            inside.ravel()[unsure] = (exact >= self.threshold).numpy()
+        return inside
 
 
-def _cells(grid: Tensor, side: int) -> tuple[np.ndarray, np.ndarray]:
+def _grid(start: int, end: int, low: np.float32, high: np.float32) -> np.ndarray:
+    """`_relative` of the pixels from `start` to `end` for one box, with the same bits."""
+    size = np.maximum(high - low, np.float32(1e-6))
+    grid = np.arange(start, end, dtype=np.float32)
+    grid += np.float32(0.5)
+    grid -= low
+    grid /= size
+    grid *= np.float32(2)
+    grid -= np.float32(1)
+    return grid
+
+
+def _cells(grid: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
     """Places of -1 ... 1 as the index of a line of the padded mask and the way from there to the next, 0 ... 1."""
-    place = (((grid + 1) * side + 1) / 2).clamp(0, side + 1).numpy()
-    index = place.astype(np.int64)
-    return index, place - index
-
-
-def _between(lines: np.ndarray, index: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Interpolate linearly between lines `index` and `index + 1`."""
-    values = np.diff(lines, axis=0)[index]
-    values *= share[:, None].astype(np.float32)
-    values += lines[index]
-    return values
+    place = ((grid + np.float32(1)) * np.float32(side / 2) + np.float32(0.5)).clip(0, side + 1)
+    index = place.astype(np.int32)
+    place -= index
+    return index, place
 
 
 def run_edges(inside: np.ndarray, top: int, left: int, height: int) -> np.ndarray:
@@ -145,7 +166,9 @@ def edges_to_rle(edges: np.ndarray, height: int, width: int) -> dict[str, object
     twice = edges[1:] == edges[:-1]  # columns that reach from the top to the bottom join
     if twice.any():
         edges = edges[~(np.append(twice, False) | np.append(False, twice))]
-    runs = np.diff(edges, prepend=0, append=height * width)
+    bounds = np.empty(len(edges) + 2, np.int64)
+    bounds[0], bounds[1:-1], bounds[-1] = 0, edges, height * width
+    runs = bounds[1:] - bounds[:-1]
     if len(edges) and runs[-1] == 0:
         runs = runs[:-1]  # COCO writes a run of no pixels at the beginning, but not at the end
     rle = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
