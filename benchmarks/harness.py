@@ -6,12 +6,12 @@ one process, and only the ratio of their medians means anything.
 A benchmark is a file of this folder with
 
     def benchmarks() -> Iterator[Result]:
-        yield compare("mask AP", ours, peer("pycocotools"), lambda: ..., agree=lambda a, b: a == b)
+        yield compare("mask AP", ours, "faster-coco-eval", theirs, agree, package="faster_coco_eval")
 
     if __name__ == "__main__":
         main(benchmarks)
 
-where `ours` and the peer's route are functions without arguments and `agree` gets what they return. Imports of peers
+where `ours` and `theirs` are functions without arguments and `agree` compares what they return. Imports of peers
 belong into their functions: a peer that is not installed is reported, and our time alone is printed. `run.py` runs
 every file that has a function `benchmarks`.
 """

@@ -65,8 +65,8 @@ def crowded_case(seed):
             if rng.random() < 0.3:
                 box[2] = box[3] = float(rng.choice([0, 32, 96]))
             records.append(
-                {"image_id": image_id, "category_id": int(rng.choice([2, 2, 5])), "score": float(rng.choice([0.2, 0.5])),
-                 "bbox": box, "segmentation": rle}
+                {"image_id": image_id, "category_id": int(rng.choice([2, 2, 5])), "bbox": box, "segmentation": rle,
+                 "score": float(rng.choice([0.2, 0.5]))}
             )  # fmt: skip
     return truth, records
 

@@ -86,8 +86,8 @@ class CocoEvaluation(pl.Callback):
         self.scores = self.evaluator.compute() if trainer.world_size == 1 else self._score_once(trainer)
         values = {k: v for k, v in self.scores.metrics.items() if v == v}  # NaN: there is no such ground truth
         pl_module.log_dict(values)
-        log.info("step %d: %s", trainer.global_step,
-                 ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k.endswith(("/AP", "/best_threshold"))))  # fmt: skip
+        shown = {k: v for k, v in values.items() if k.endswith(("/AP", "/best_threshold", "/best_f1"))}
+        log.info("step %d: %s", trainer.global_step, ", ".join(f"{k} {v:.4f}" for k, v in shown.items()))
         if trainer.sanity_checking:
             return
         threshold = self.scores.metrics.get("mask/best_threshold", math.nan)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,10 +156,7 @@ class CocoEvaluator:
         """
         if not self._found:
             raise RuntimeError("nothing to score: call update with the images first, also those without detections")
-        image_ids = sorted(self._found)
-        found = {kind: self._detections(kind) for kind in self.kinds}
-        evaluate = self._evaluate if self.backend == "fast" else self._evaluate_by_reference
-        results = evaluate(found, image_ids)
+        results = self._evaluate()
         metrics: dict[str, float] = {}
         per_class: list[dict[str, float]] = [{} for _ in self.truth.cats]
         for kind, (_, accumulated) in results.items():
@@ -178,32 +175,38 @@ class CocoEvaluator:
         drawn = {kind: curves(accumulated) for kind, (_, accumulated) in results.items()}
         return Scores(metrics, dict(zip(names, per_class, strict=True)), errors, drawn)
 
-    def _detections(self, kind: str) -> Objects:
-        by_mask = self.detection_area == "mask"
-        return detected_objects(self._found, self.truth, kind, by_mask, self.max_detections[-1])
-
-    def _evaluate(
-        self, found: Mapping[str, Objects], image_ids: Sequence[int]
-    ) -> dict[str, tuple[Matches, Accumulated]]:
-        results, pairs = {}, None
-        for kind, detections in found.items():
-            truths = true_objects(image_ids, self.truth, kind)
-            if kind == "box" or pairs is None:
-                pairs = overlapping_pairs(detections, truths)
-            if kind == "boundary":  # the same pairs as for masks, in the same order
-                pairs = lower_to_boundary(pairs, detections, truths, self.dilation_ratio)
-            matches = match(pairs, detections, truths, len(self.truth.cats))
-            results[kind] = matches, accumulate(matches, self.max_detections)
-            pairs = None if kind == "box" else pairs
+    def _evaluate(self) -> dict[str, tuple[Matches, Accumulated]]:
+        """Matches at the lowest threshold, and precision and recall, of each kind."""
+        results: dict[str, tuple[Matches, Accumulated]] = {}
+        evaluate = self._fast if self.backend == "fast" else self._reference
+        by_mask, limit = self.detection_area == "mask", self.max_detections[-1]
+        for shape, family in (("box", ("box",)), ("mask", ("mask", "boundary"))):
+            kinds = [kind for kind in family if kind in self.kinds]
+            if kinds:
+                detections = detected_objects(self._found, self.truth, shape, by_mask, limit)
+                for kind, matches, accumulated in evaluate(kinds, detections, sorted(self._found)):
+                    results[kind] = matches.lowest(), accumulated
         return results
 
-    def _evaluate_by_reference(
-        self, found: Mapping[str, Objects], image_ids: Sequence[int]
-    ) -> dict[str, tuple[Matches, Accumulated]]:
-        return {
-            kind: reference.evaluate(kind, detections, image_ids, self.truth, self.max_detections, self.dilation_ratio)
-            for kind, detections in found.items()
-        }
+    def _fast(
+        self, kinds: Sequence[str], detections: Objects, image_ids: Sequence[int]
+    ) -> Iterator[tuple[str, Matches, Accumulated]]:
+        truths = true_objects(image_ids, self.truth, kinds[0])
+        pairs = overlapping_pairs(detections, truths)
+        for kind in kinds:
+            if kind == "boundary":
+                pairs = lower_to_boundary(pairs, detections, truths, self.dilation_ratio)
+            matches = match(pairs, detections, truths, len(self.truth.cats))
+            yield kind, matches, accumulate(matches, self.max_detections)
+
+    def _reference(
+        self, kinds: Sequence[str], detections: Objects, image_ids: Sequence[int]
+    ) -> Iterator[tuple[str, Matches, Accumulated]]:
+        for kind in kinds:
+            yield (
+                kind,
+                *reference.evaluate(kind, detections, image_ids, self.truth, self.max_detections, self.dilation_ratio),
+            )
 
     def _count_instances(self) -> list[int]:
         counts = dict.fromkeys(sorted(self.truth.cats), 0)

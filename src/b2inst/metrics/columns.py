@@ -106,8 +106,8 @@ def detected_objects(
     Args:
         found: results by image id.
         truth: the annotations.
-        kind: `box`, `mask` or `boundary`.
-        by_mask: whether the area is that of the mask also where there is a box.
+        kind: `box` or `mask`; boundaries need what masks need.
+        by_mask: whether the area of a mask is its own also where there is a box.
         limit: number of detections kept in a group.
     """
     ids = sorted(found)
@@ -123,15 +123,17 @@ def detected_objects(
     ranks = _ranks(groups[order])
     order, ranks = order[ranks < limit], ranks[ranks < limit]
     boxes, position = boxes[order], position[order]
-    counts = [text for image in images for text in image.counts]
-    sizes = [list(truth.image_size(i)) if any(c is not None for c in found[i].counts) else None for i in ids]
-    rles = [{"size": sizes[image], "counts": counts[index]} for image, index in zip(position, order, strict=True)]
     missing = np.isnan(boxes[:, 0])
     areas = boxes[:, 2] * boxes[:, 3]
-    of_mask = missing | (by_mask and kind != "box")
-    _fill(areas, of_mask, rles, rle_tools.area)
+    # boxes need masks only where there is no box
+    rows = np.flatnonzero(missing) if kind == "box" else np.arange(len(order))
+    counts = [text for image in images for text in image.counts]
+    sizes = [list(truth.image_size(image_id)) if len(rows) else None for image_id in ids]
+    rles = [{"size": sizes[position[row]], "counts": counts[order[row]]} for row in rows]
+    of_mask = np.full(len(rows), True) if by_mask else missing[rows]
+    _fill(areas, rows[of_mask], [rles[index] for index in np.flatnonzero(of_mask)], rle_tools.area)
     if kind == "box":
-        _fill(boxes, missing, rles, rle_tools.toBbox)
+        _fill(boxes, rows, rles, rle_tools.toBbox)
     shapes = boxes if kind == "box" else rles
     return Objects(groups[order], ranks, classes[order], scores[order], areas, np.zeros(len(order), bool), shapes)
 
@@ -166,8 +168,6 @@ def _ranks(groups: np.ndarray) -> np.ndarray:
     return np.arange(len(groups)) - np.searchsorted(groups, groups)
 
 
-def _fill(values: np.ndarray, where: np.ndarray, rles: Sequence[Any], measure: Any) -> None:
-    index = np.flatnonzero(where)
-    for start in range(0, len(index), 250):  # pycocotools 2.0.11 fails from 256 masks on
-        part = index[start : start + 250]
-        values[part] = measure([rles[i] for i in part])
+def _fill(values: np.ndarray, rows: np.ndarray, rles: Sequence[Any], measure: Any) -> None:
+    for start in range(0, len(rows), 250):  # pycocotools 2.0.11 fails from 256 masks on
+        values[rows[start : start + 250]] = measure(rles[start : start + 250])

@@ -7,7 +7,7 @@ kept as a list, and the walk takes the first such detection of every image and c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pycocotools import mask as rle_tools
@@ -54,6 +54,10 @@ class Matches:
     ignored: np.ndarray
     overlap: np.ndarray
     positives: np.ndarray
+
+    def lowest(self) -> Matches:
+        """Those at the lowest threshold alone (T = 1), in a tenth of the memory."""
+        return replace(self, matched=self.matched[:, :1].copy(), ignored=self.ignored[:, :1].copy())
 
 
 def overlapping_pairs(detections: Objects, truths: Objects, lowest: float = THRESHOLDS[0]) -> Pairs:
