@@ -143,3 +143,8 @@ def test_the_sanity_check_leaves_no_threshold_and_no_curves(tmp_path):
         evaluation.on_validation_epoch_end(trainer, SimpleNamespace(log_dict=dict))
         assert (evaluation.threshold is None) == sanity_checking
         assert (tmp_path / "curves").exists() != sanity_checking
+
+
+def test_an_unknown_backend_is_refused_before_training():
+    with pytest.raises(ValueError, match="callbacks.evaluation.backend 'hot': give one of fast, pycocotools"):
+        CocoEvaluation(backend="hot")

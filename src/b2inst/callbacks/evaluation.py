@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from b2inst.metrics.coco import CocoEvaluator
+from b2inst.metrics.coco import BACKENDS, CocoEvaluator
 from b2inst.metrics.convert import to_records
 from b2inst.metrics.curves import write_curves
 from b2inst.metrics.scores import Scores
@@ -38,6 +38,9 @@ class CocoEvaluation(pl.Callback):
     Attributes:
         scores: of the last pass, None before it.
         threshold: best score threshold of the last pass, None where there is none.
+
+    Raises:
+        ValueError: there is no such backend.
     """
 
     def __init__(
@@ -47,6 +50,8 @@ class CocoEvaluation(pl.Callback):
         backend: str = "fast",
         folder: str | None = None,
     ):
+        if backend not in BACKENDS:
+            raise ValueError(f"callbacks.evaluation.backend {backend!r}: give one of {', '.join(BACKENDS)}")
         self.kinds = tuple(kinds)
         self.dilation_ratio = dilation_ratio
         self.backend = backend

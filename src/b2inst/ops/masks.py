@@ -44,8 +44,8 @@ def _relative(index: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 # Pixels of a crop that are interpolated at a time: bounds the memory, and stays in the cache.
 _STRIP = 1 << 17
-# Share of the largest mask value within which the quick interpolation may disagree with `paste_masks`; its true error
-# is some hundred times smaller.
+# Share of the largest mask value within which the quick interpolation may disagree with `paste_masks`; on noise of
+# 112 x 112 cells they differ by 4e-6.
 _GUARD = 1e-4
 
 
@@ -61,7 +61,7 @@ def masks_to_rle(
         probs: (D, R, R) mask values in the frame of the boxes.
         boxes: (D, 4) XYXY in pixels of the image.
         height, width: of the image.
-        threshold: a pixel belongs to the object from this value on.
+        threshold: a pixel belongs to the object from this value on; more than 0, the value outside of the box.
 
     Yields:
         COCO's RLE, `{"size": [height, width], "counts": str}`; the same as encoding `paste_masks(...) >= threshold`.
