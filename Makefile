@@ -1,9 +1,10 @@
 # Set on the command line, for instance `make demo DEMO_ARGS="seed=1"`:
 PYTHON ?= python3
-# Added to `pip install`, `python -m b2inst.train` and `pytest`:
+# Added to `pip install`, `python -m b2inst.train`, `pytest` and `benchmarks/run.py`:
 PIP_ARGS ?=
 DEMO_ARGS ?=
 TEST_ARGS ?=
+BENCH_ARGS ?=
 # More threads than cores make small convolutions slower, not faster.
 OMP_NUM_THREADS ?= 2
 
@@ -14,7 +15,7 @@ DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format wheel clean
+.PHONY: help setup demo test bench lint format wheel clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -27,6 +28,10 @@ demo: $(STAMP) ## train on the built-in data, evaluate, draw; results in outputs
 
 test: $(STAMP) ## run the tests (TEST_ARGS=...)
 	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python -m pytest -q $(TEST_ARGS)
+
+bench: $(STAMP) ## time evaluator, masks and data against their peers (BENCH_ARGS="evaluator")
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test,bench]'
+	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python benchmarks/run.py $(BENCH_ARGS)
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -119,7 +120,7 @@ def test_stream_in_pieces_states_and_padding_give_the_same(case):
     processes[1].update(np.array([ids[-1]]), iter(padded))
     joined = CocoEvaluator(truth)
     for process in processes:
-        joined.update(*process.state)
+        joined.merge(process.state)
     assert _same(joined.compute(), whole)
 
 
@@ -291,7 +292,7 @@ def test_bad_updates_add_nothing(case):
     ]:
         with pytest.raises(ValueError, match=message):
             evaluator.update(ids, given)
-    assert evaluator.state == ([], [])
+    assert evaluator.state == {}
 
 
 @pytest.mark.parametrize(
@@ -341,3 +342,39 @@ def test_boxes_need_no_masks_in_the_annotations(case):
     for annotation in truth["annotations"]:
         del annotation["area"]
     assert_equal(score(truth, records, kinds=("box",)), "box", expected)
+
+
+def test_memory_is_that_of_the_codes():
+    count, length = 100, 300
+    truth = {"images": [{"id": 1 + i, "height": 8, "width": 8} for i in range(50)], "annotations": []}
+    evaluator = CocoEvaluator({**truth, "categories": [{"id": 1}]})
+    tracemalloc.start()
+    try:
+        for image in truth["images"]:
+            evaluator.update(
+                [image["id"]],
+                [
+                    {"image_id": image["id"], "category_id": 1, "score": 0.5 + i / 1000, "bbox": [0.1, 0.2, 3.3, 4.4],
+                     "segmentation": {"size": [8, 8], "counts": f"{i:0{length}d}"}}
+                    for i in range(count)
+                ],
+            )  # fmt: skip
+        grown = tracemalloc.get_traced_memory()[0] / (count * len(truth["images"]))
+    finally:
+        tracemalloc.stop()
+    assert length < grown < length + 150
+    assert len(evaluator.records()) == count * 50
+
+
+def test_records_come_back(case):
+    truth, records = case
+    evaluator = CocoEvaluator(truth)
+    given = [dict(record, box_score=0.25) if index % 3 else record for index, record in enumerate(records)]
+    given += without(given[:9], "bbox")
+    ids = [image["id"] for image in truth["images"]]
+    evaluator.update(ids, given)
+    decoded = [
+        dict(r, segmentation={**r["segmentation"], "counts": r["segmentation"]["counts"].decode()})
+        for r in evaluator.records()
+    ]
+    assert decoded == sorted(given, key=lambda record: ids.index(record["image_id"]))

@@ -37,7 +37,7 @@ def test_file_mode_equals_pycocotools_and_scores_every_image(files):
             assert (-1 if math.isnan(value) else value) == pytest.approx(expected[name], abs=1e-9), (kind, name)
     written = json.loads((folder / "new" / "metrics.json").read_text())
     assert written["mask/AP"] == scores.metrics["mask/AP"]
-    assert set(written) == {*scores.metrics, "per_class"}
+    assert set(written) == {*scores.metrics, "per_class", "errors"}
     assert written["per_class"]["ghost"]["mask/AP"] is None and written["per_class"]["ghost"]["instances"] == 0
 
 
@@ -199,4 +199,5 @@ def test_scores_are_json_without_nan(tmp_path):
     )
     text = (tmp_path / "a" / "metrics.json").read_text()
     assert "NaN" not in text
-    assert json.loads(text) == {"mask/AP": 0.5, "mask/APl": None, "per_class": {"x": {"mask/AP": None, "instances": 0}}}
+    rows = {"x": {"mask/AP": None, "instances": 0}}
+    assert json.loads(text) == {"mask/AP": 0.5, "mask/APl": None, "per_class": rows, "errors": {}}

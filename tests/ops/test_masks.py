@@ -1,8 +1,12 @@
+import tracemalloc
+
+import numpy as np
 import pytest
 import torch
 from pycocotools import mask as coco_mask
 
-from b2inst.ops.masks import masks_to_rle, paste_masks
+from b2inst.ops import masks
+from b2inst.ops.masks import edges_to_rle, masks_to_rle, paste_masks, run_edges
 
 HEIGHT, WIDTH = 37, 53
 
@@ -76,3 +80,74 @@ def test_boxes_without_area(box):
 def test_no_masks():
     assert paste_masks(torch.zeros(0, 28, 28), torch.zeros(0, 4), 5, 6).shape == (0, 5, 6)
     assert list(masks_to_rle(torch.zeros(0, 28, 28), torch.zeros(0, 4), 5, 6)) == []
+
+
+def equals_the_paste(probs, boxes, height, width, threshold=0.5):
+    codes = masks_to_rle(probs, boxes, height, width, threshold)
+    for index, code in enumerate(codes):
+        pasted = paste_masks(probs[index : index + 1], boxes[index : index + 1], height, width)[0]
+        assert code == {"size": [height, width], "counts": encode(pasted >= threshold)}, index
+
+
+@pytest.mark.parametrize("side", [1, 2, 7, 56])
+def test_values_on_the_threshold_go_where_the_paste_puts_them(side):
+    """Masks of 0, a half and 1 in boxes of whole pixels: many values equal the threshold, or miss it by rounding."""
+    generator = torch.Generator().manual_seed(side)
+    probs = torch.randint(0, 3, (30, side, side), generator=generator) / 2
+    boxes = torch.randint(-5, 60, (30, 2), generator=generator).repeat(1, 2).float()
+    boxes[:, 2:] += torch.randint(1, 60, (30, 2), generator=generator)
+    boxes[20:] += 1 / 3
+    equals_the_paste(probs, boxes, 70, 50)
+    equals_the_paste(probs, boxes, 70, 50, threshold=0.25)
+
+
+def test_large_boxes_in_strips(monkeypatch):
+    monkeypatch.setattr(masks, "_STRIP", 1000)
+    probs, boxes = random_case(7)
+    equals_the_paste(probs, boxes * 5, HEIGHT * 5, WIDTH * 5)
+
+
+def test_large_coordinates():
+    generator = torch.Generator().manual_seed(0)
+    probs = torch.rand(6, 28, 28, generator=generator)
+    low = torch.rand(6, 2, generator=generator) * 50 + torch.tensor([3800.0, 250.0])
+    boxes = torch.cat([low, low + torch.rand(6, 2, generator=generator) * 90], dim=1)
+    equals_the_paste(probs, boxes, 400, 4000)
+
+
+def test_nan_stays_where_it_is():
+    probs, boxes = random_case(8, count=4)
+    probs[:, 3, 3] = torch.nan
+    boxes[:] = torch.tensor([5.0, 5.0, 40.0, 30.0])
+    equals_the_paste(probs, boxes, HEIGHT, WIDTH)
+
+
+def test_any_crop_is_encoded_as_the_image_would_be():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        height, width = rng.integers(1, 9, 2)
+        top, left = rng.integers(0, height), rng.integers(0, width)
+        bottom, right = rng.integers(top, height) + 1, rng.integers(left, width) + 1
+        image = np.zeros((height, width), np.uint8)
+        image[top:bottom, left:right] = rng.random((bottom - top, right - left)) < rng.choice([0.3, 0.7, 1.0])
+        edges = run_edges(image[top:bottom, left:right].T.astype(bool), top, left, height)
+        expected = coco_mask.encode(np.asfortranarray(image))["counts"].decode("ascii")
+        assert edges_to_rle(edges, int(height), int(width)) == {"size": [height, width], "counts": expected}
+
+
+def test_memory_is_that_of_the_codes():
+    """100 masks of an image of 4000 x 3000, 8 of them as large as it: less than a canvas of bytes."""
+    height, width = 3000, 4000
+    generator = torch.Generator().manual_seed(0)
+    probs = torch.nn.functional.interpolate(torch.rand(100, 1, 5, 5, generator=generator), (56, 56), mode="bicubic")
+    low = torch.rand(100, 2, generator=generator) * torch.tensor([width, height])
+    boxes = torch.cat([low, low + 400], dim=1)
+    boxes[:8] = torch.tensor([0.0, 0.0, width, height])
+    tracemalloc.start()
+    try:
+        codes = list(masks_to_rle(probs[:, 0], boxes, height, width))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(codes) == 100 and coco_mask.area(codes[0]) > height * width / 4
+    assert peak < 10e6 < height * width

@@ -3,45 +3,74 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
-from b2inst.metrics.coco import CocoEvaluator
+from b2inst.metrics.coco import BACKENDS, CocoEvaluator
 from b2inst.metrics.convert import to_records
+from b2inst.metrics.curves import write_curves
 from b2inst.metrics.scores import Scores
 from b2inst.structures import Batch
 
 log = logging.getLogger(__name__)
 
+THRESHOLD_KEY = "best_threshold"
+
 
 class CocoEvaluation(pl.Callback):
     """Collects the detections of a validation pass as run-length codes, scores them and logs the result.
 
+    Checkpoints get the score threshold with the best F1 of the last pass as `best_threshold`, a float; they lack it
+    before the first pass and where nothing was hit. Lightning writes the best checkpoint after a pass has ended, so
+    that it holds the threshold of its own weights.
+
+    In a distributed run the first process scores what all have found, and the others get its scores.
+
     Args:
         kinds: which of `box`, `mask` and `boundary`.
         dilation_ratio: boundary width of Boundary AP, as a share of the image diagonal.
+        backend: `fast`, or `pycocotools`, the reference with the same numbers.
+        folder: where the precision-recall curves of the last pass go, None for nowhere.
 
     Attributes:
         scores: of the last pass, None before it.
-        records: COCO results of the last pass.
+        threshold: best score threshold of the last pass, None where there is none.
+
+    Raises:
+        ValueError: there is no such backend.
     """
 
-    def __init__(self, kinds: tuple[str, ...] | list[str] = ("box", "mask", "boundary"), dilation_ratio: float = 0.02):
+    def __init__(
+        self,
+        kinds: tuple[str, ...] | list[str] = ("box", "mask", "boundary"),
+        dilation_ratio: float = 0.02,
+        backend: str = "fast",
+        folder: str | None = None,
+    ):
+        if backend not in BACKENDS:
+            raise ValueError(f"callbacks.evaluation.backend {backend!r}: give one of {', '.join(BACKENDS)}")
         self.kinds = tuple(kinds)
         self.dilation_ratio = dilation_ratio
+        self.backend = backend
+        self.folder = folder
         self.evaluator: CocoEvaluator | None = None
         self.scores: Scores | None = None
-        self.records: list[dict[str, Any]] = []
+        self.threshold: float | None = None
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """COCO results of the last pass; in a distributed run the first process has those of all."""
+        return [] if self.evaluator is None else self.evaluator.records()
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start afresh; the annotations are read once."""
         if self.evaluator is None:
             annotations = trainer.datamodule.val_annotations  # type: ignore[attr-defined]
-            self.evaluator = CocoEvaluator(annotations, self.kinds, self.dilation_ratio)
+            self.evaluator = CocoEvaluator(annotations, self.kinds, self.dilation_ratio, backend=self.backend)
         self.evaluator.reset()
-        self.records = []
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int,
@@ -55,24 +84,43 @@ class CocoEvaluation(pl.Callback):
         for i, detections in enumerate(outputs["detections"]):
             height, width = images.original_sizes[i].tolist()
             records += to_records(detections.resized((height, width)), ids[i], category_ids)
-        self.records += records
         self.evaluator.update(ids, records)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Score and log."""
-        if trainer.world_size > 1:
-            self._gather(trainer.world_size)
-        self.scores = self.evaluator.compute()
+        self.scores = self.evaluator.compute() if trainer.world_size == 1 else self._score_once(trainer)
         values = {k: v for k, v in self.scores.metrics.items() if v == v}  # NaN: there is no such ground truth
         pl_module.log_dict(values)
-        log.info("step %d: %s", trainer.global_step,
-                 ", ".join(f"{k} {v:.4f}" for k, v in values.items() if k.endswith("/AP")))  # fmt: skip
+        shown = {k: v for k, v in values.items() if k.endswith(("/AP", "/best_threshold", "/best_f1"))}
+        log.info("step %d: %s", trainer.global_step, ", ".join(f"{k} {v:.4f}" for k, v in shown.items()))
+        if trainer.sanity_checking:
+            return
+        threshold = self.scores.metrics.get("mask/best_threshold", math.nan)
+        self.threshold = None if math.isnan(threshold) else threshold
+        if self.folder is not None and trainer.is_global_zero:
+            write_curves(self.scores, self.folder)
 
-    def _gather(self, world_size: int) -> None:
-        """Join the results of all processes; an image that the sampler gave to two of them counts once."""
-        states: list[Any] = [None] * world_size
-        torch.distributed.all_gather_object(states, self.evaluator.state)
-        self.evaluator.reset()
-        for image_ids, records in states:
-            self.evaluator.update(image_ids, records)
-        self.records = self.evaluator.state[1]
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Store the threshold; a float, as checkpoints are read with `weights_only=True`."""
+        if self.threshold is not None:
+            checkpoint[THRESHOLD_KEY] = self.threshold
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take over the threshold, for checkpoints that are written before the next pass."""
+        self.threshold = checkpoint.get(THRESHOLD_KEY)
+
+    def _score_once(self, trainer: pl.Trainer) -> Scores:
+        """Join the results of all processes in the first one; an image that the sampler gave to two counts once."""
+        states: list[Any] | None = [None] * trainer.world_size if trainer.is_global_zero else None
+        torch.distributed.gather_object(self.evaluator.state, states)
+        scores: list[Scores | None] = [None]
+        if trainer.is_global_zero:
+            for state in states:
+                self.evaluator.merge(state)
+            scores = [self.evaluator.compute()]
+        torch.distributed.broadcast_object_list(scores)
+        return scores[0]

@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 from pycocotools import mask as rle_tools
 
+from b2inst.metrics.records import rle_runs
+
 
 @dataclass(frozen=True)
 class BoundaryCrop:
@@ -61,15 +63,42 @@ def boundary_crop(rle: Mapping[str, Any], distance: int) -> BoundaryCrop:
     """
     if distance < 1:
         raise ValueError(f"distance {distance} is not allowed: a boundary is at least 1 pixel thick")
-    left, top, width, height = (int(number) for number in rle_tools.toBbox(rle))
-    mask = rle_tools.decode(rle)[top : top + height, left : left + width]
-    if min(width, height) > 2 * distance:
+    mask, top, left = mask_crop(rle)
+    if min(mask.shape) > 2 * distance:
         kernel = np.ones((2 * distance + 1, 2 * distance + 1), np.uint8)
         # borderValue 0: beyond its tight box a mask is 0, also where the box ends at the image
-        eroded = cv2.erode(np.ascontiguousarray(mask), kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-        mask = mask - eroded
+        mask = mask - cv2.erode(mask, kernel, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     # else: no pixel is further than d from the outside, the whole mask is boundary
-    return BoundaryCrop(mask.astype(bool), top, left, int(np.count_nonzero(mask)))
+    return BoundaryCrop(mask.view(bool).T, top, left, int(np.count_nonzero(mask)))
+
+
+def mask_crop(rle: Mapping[str, Any]) -> tuple[np.ndarray, int, int]:
+    """Decode a mask inside its tight box only; a canvas of the whole image costs ten times as much.
+
+    Args:
+        rle: compressed RLE.
+
+    Returns:
+        (box width, box height) uint8, columns first and contiguous, with the first row and the first column of the
+        box; of zero size for an empty mask.
+    """
+    height = int(rle["size"][0])
+    edges = np.cumsum(rle_runs(rle["counts"]))
+    starts, ends = edges[:-1:2], edges[1::2]  # of the runs of ones
+    starts, ends = starts[starts < ends], ends[starts < ends]
+    if len(starts) == 0:
+        return np.zeros((0, 0), np.uint8), 0, 0
+    left, right = int(starts[0]) // height, (int(ends[-1]) - 1) // height + 1
+    top, bottom = 0, height
+    first_row, last_row = starts % height, (ends - 1) % height
+    if (first_row + ends - starts <= height).all():  # no run goes on in the next column
+        top, bottom = int(first_row.min()), int(last_row.max()) + 1
+    changes = np.stack([starts, ends], axis=1).ravel() - left * height
+    runs = np.diff(changes, prepend=0, append=(right - left) * height)
+    ones = np.zeros(len(runs), np.uint8)
+    ones[1::2] = 1
+    band = np.repeat(ones, runs).reshape(right - left, height)
+    return np.ascontiguousarray(band[:, top:bottom]), top, left
 
 
 def boundary_rle(rle: Mapping[str, Any], dilation_ratio: float = 0.02) -> dict[str, Any]:
@@ -109,6 +138,32 @@ def crop_iou(first: BoundaryCrop, second: BoundaryCrop) -> float:
     return intersection / (first.area + second.area - intersection) if intersection else 0.0
 
 
+def boundary_ious(
+    detections: Sequence[Mapping[str, Any]],
+    truths: Sequence[Mapping[str, Any]],
+    found: np.ndarray,
+    real: np.ndarray,
+    dilation_ratio: float = 0.02,
+) -> np.ndarray:
+    """Boundary IoU of pairs of one image; each boundary is computed once.
+
+    Args:
+        detections: compressed RLEs.
+        truths: compressed RLEs of the same size.
+        found: (P,) indices of detections.
+        real: (P,) indices of truths.
+        dilation_ratio: thickness of the boundary as a fraction of the image diagonal.
+
+    Returns:
+        (P,) float64.
+    """
+    distance = boundary_width(*truths[int(real[0])]["size"], dilation_ratio)
+    detected = {index: boundary_crop(detections[index], distance) for index in set(found.tolist())}
+    true = {index: boundary_crop(truths[index], distance) for index in set(real.tolist())}
+    pairs = zip(found.tolist(), real.tolist(), strict=True)
+    return np.array([crop_iou(detected[row], true[column]) for row, column in pairs])
+
+
 def lower_to_boundary_iou(
     mask_ious: np.ndarray,
     detections: Sequence[Mapping[str, Any]],
@@ -136,9 +191,6 @@ def lower_to_boundary_iou(
     rows, columns = np.nonzero(needed)
     if len(rows) == 0:
         return result
-    distance = boundary_width(*truths[0]["size"], dilation_ratio)
-    detected = {int(row): boundary_crop(detections[row], distance) for row in np.unique(rows)}
-    real = {int(column): boundary_crop(truths[column], distance) for column in np.unique(columns)}
-    for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-        result[row, column] = min(result[row, column], crop_iou(detected[row], real[column]))
+    boundary = boundary_ious(detections, truths, rows, columns, dilation_ratio)
+    result[rows, columns] = np.minimum(result[rows, columns], boundary)
     return result

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pycocotools import mask as rle_tools
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
-from b2inst.metrics.boundary_iou import lower_to_boundary_iou
+from b2inst.metrics import reference
+from b2inst.metrics.accumulate import Accumulated, accumulate
+from b2inst.metrics.columns import ImageResults, Objects, detected_objects, from_records, to_records, true_objects
 from b2inst.metrics.ground_truth import GroundTruth, load_ground_truth
+from b2inst.metrics.matching import Matches, lower_to_boundary, match, overlapping_pairs
+from b2inst.metrics.operating_point import best_threshold, errors_by_size
 from b2inst.metrics.records import check_record
 from b2inst.metrics.scores import Scores
+from b2inst.metrics.summary import class_scores, curves, summary
 
 KINDS = ("box", "mask", "boundary")
-_AREAS = {"": 0, "s": 1, "m": 2, "l": 3}  # suffix of a metric -> row of COCOeval's area ranges
-_AP50, _AP75 = 0, 5  # rows of COCOeval's thresholds 0.50, 0.55, ..., 0.95
+BACKENDS = ("fast", "pycocotools")
 
 
 class CocoEvaluator:
@@ -31,11 +30,11 @@ class CocoEvaluator:
     the recall, and an image that was never shown (a run over a subset) does not. An image shown twice, as a
     padded distributed sampler does, counts once: the first results win. Memory grows with the RLEs alone.
 
-    Box and mask scores are those of pycocotools, which does the matching. Boundary AP is COCO's with the
-    mask IoU of each pair replaced by min(mask IoU, boundary IoU); crowds keep the mask IoU (Cheng et al. 2021).
+    Box and mask scores are those of pycocotools. Boundary AP is COCO's with the mask IoU of each pair replaced by
+    min(mask IoU, boundary IoU); crowds keep the mask IoU (Cheng et al. 2021).
 
     In a distributed run each process updates its own evaluator and one process joins them:
-    `for state in gathered: evaluator.update(*state)`, with `state` from the property of this name.
+    `for state in gathered: evaluator.merge(state)`, with `state` from the property of this name.
 
     Args:
         annotations: path of an annotation file, its content, or a loaded `GroundTruth`.
@@ -47,6 +46,7 @@ class CocoEvaluator:
             pycocotools does with a results file: the area of `bbox` where a record has one, else of the mask.
             `mask` is always the area of the mask (detectron2 removes `bbox` to this end). It changes
             APs, APm and APl only.
+        backend: `fast` matches all images at once; `pycocotools` is the reference, with the same numbers.
 
     Raises:
         ValueError: an argument is outside the allowed, or the annotations are damaged.
@@ -60,6 +60,7 @@ class CocoEvaluator:
         dilation_ratio: float = 0.02,
         max_detections: Sequence[int] = (1, 10, 100),
         detection_area: str = "box",
+        backend: str = "fast",
     ) -> None:
         unknown = [kind for kind in kinds if kind not in KINDS]
         if unknown or not kinds or isinstance(kinds, str):
@@ -70,7 +71,10 @@ class CocoEvaluator:
             raise ValueError(f"dilation_ratio {dilation_ratio} is not allowed: give a fraction of the image diagonal")
         if detection_area not in ("box", "mask"):
             raise ValueError(f"detection_area {detection_area!r} is not allowed: give 'box' or 'mask'")
+        if backend not in BACKENDS:
+            raise ValueError(f"backend {backend!r} is not allowed: give one of {', '.join(BACKENDS)}")
         self.kinds = tuple(kind for kind in KINDS if kind in kinds)
+        self.backend = backend
         self.dilation_ratio = dilation_ratio
         self.max_detections = tuple(int(number) for number in max_detections)
         self.detection_area = detection_area
@@ -78,7 +82,7 @@ class CocoEvaluator:
         self.truth: GroundTruth = load_ground_truth(annotations)
         if self._needs_mask:
             self.truth.rasterize()
-        self._found: dict[int, list[dict[str, Any]]] = {}
+        self._found: dict[int, ImageResults] = {}
 
     def update(self, image_ids: Iterable[int], records: Iterable[Mapping[str, Any]]) -> None:
         """Add images and what was found in them.
@@ -95,7 +99,7 @@ class CocoEvaluator:
                 with detections occurs twice in `image_ids`. Nothing has been added then.
         """
         ids = [int(image_id) for image_id in image_ids]
-        found: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in ids}
+        found: dict[int, list[Mapping[str, Any]]] = {image_id: [] for image_id in ids}
         for image_id in found:
             if image_id not in self.truth.imgs:
                 raise ValueError(
@@ -110,7 +114,7 @@ class CocoEvaluator:
                 raise ValueError(
                     f"record {index} is of image {record['image_id']}, which is not in image_ids; add it there"
                 )
-            found[int(record["image_id"])].append(_compact(record))
+            found[int(record["image_id"])].append(record)
         for image_id, times in Counter(ids).items():
             if times > 1 and found[image_id]:
                 raise ValueError(
@@ -118,12 +122,23 @@ class CocoEvaluator:
                     "call update once for each batch or process: the first results of an image win"
                 )
         for image_id, image_records in found.items():
-            self._found.setdefault(image_id, image_records)
+            if image_id not in self._found:
+                self._found[image_id] = from_records(image_records)
 
     @property
-    def state(self) -> tuple[list[int], list[dict[str, Any]]]:
-        """The image ids and records so far, ready to be sent to another process and given to its `update`."""
-        return list(self._found), [record for records in self._found.values() for record in records]
+    def state(self) -> dict[int, ImageResults]:
+        """What was found so far by image id, ready to be sent to another process and given to its `merge`."""
+        return dict(self._found)
+
+    def merge(self, state: Mapping[int, ImageResults]) -> None:
+        """Add the `state` of another evaluator of the same annotations; the first results of an image win."""
+        self._found = {**state, **self._found}
+
+    def records(self) -> list[dict[str, Any]]:
+        """The results so far as records in COCO's format, `counts` as bytes, made afresh by each call."""
+        return [
+            record for image_id, results in self._found.items() for record in to_records(image_id, results, self.truth)
+        ]
 
     def reset(self) -> None:
         """Forget all images and results; the annotations stay."""
@@ -133,79 +148,65 @@ class CocoEvaluator:
         """Score everything so far; results can be added and scored again afterwards.
 
         Returns:
-            COCO's 12 numbers for each kind, and the scores of each class.
+            COCO's 12 numbers for each kind, the scores of each class, precision-recall curves; with masks the best
+            score threshold and the errors by size.
 
         Raises:
             RuntimeError: no image was shown.
         """
         if not self._found:
             raise RuntimeError("nothing to score: call update with the images first, also those without detections")
+        results = self._evaluate()
         metrics: dict[str, float] = {}
-        per_class = {name: {} for name in self.truth.class_names().values()}
-        for kind in self.kinds:
-            evaluation = self._evaluate(kind)
-            precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
-            metrics.update({f"{kind}/{name}": value for name, value in self._summary(precision, recall).items()})
-            for index, row in enumerate(per_class.values()):  # class_names and COCOeval both ascend in category id
-                row.update(_class_scores(kind, precision[:, :, index, 0, -1]))
-        for row, instances in zip(per_class.values(), self._count_instances(), strict=True):
+        per_class: list[dict[str, float]] = [{} for _ in self.truth.cats]
+        for kind, (_, accumulated) in results.items():
+            numbers = summary(accumulated, self.max_detections)
+            metrics.update({f"{kind}/{name}": value for name, value in numbers.items()})
+            for row, scores in zip(per_class, class_scores(kind, accumulated), strict=True):
+                row.update(scores)
+        for row, instances in zip(per_class, self._count_instances(), strict=True):
             row["instances"] = instances
-        return Scores(metrics, per_class)
+        errors = {}
+        if "mask" in results:
+            threshold, f1 = best_threshold(results["mask"][0])
+            metrics |= {"mask/best_threshold": threshold, "mask/best_f1": f1}
+            errors = {kind: errors_by_size(results[kind][0], threshold) for kind in results if kind != "box"}
+        names = self.truth.class_names().values()  # they ascend in category id, like the rows
+        drawn = {kind: curves(accumulated) for kind, (_, accumulated) in results.items()}
+        return Scores(metrics, dict(zip(names, per_class, strict=True)), errors, drawn)
 
-    def _evaluate(self, kind: str) -> COCOeval:
-        # pycocotools reports its progress on stdout; errors are exceptions and pass through
-        with contextlib.redirect_stdout(io.StringIO()):
-            results = self._results(kind)
-            if kind == "boundary":
-                evaluation = _BoundaryEval(self.truth, results, self.dilation_ratio)
-            else:
-                evaluation = COCOeval(self.truth, results, {"box": "bbox", "mask": "segm"}[kind])
-            evaluation.params.imgIds = sorted(self._found)
-            evaluation.params.maxDets = list(self.max_detections)
-            evaluation.evaluate()
-            evaluation.accumulate()
-        return evaluation
-
-    def _results(self, kind: str) -> COCO:
-        # `COCO.loadRes` would write into the records and fails on an empty list; the fields are the ones it makes.
-        entries = []
-        for image_id in sorted(self._found):
-            for record in self._found[image_id]:
-                entry = self._entry(record, kind)
-                entry["id"] = len(entries) + 1
-                entries.append(entry)
-        results = COCO()
-        results.dataset = {
-            "images": self.truth.dataset["images"],
-            "categories": self.truth.dataset["categories"],
-            "annotations": entries,
-        }
-        results.createIndex()
+    def _evaluate(self) -> dict[str, tuple[Matches, Accumulated]]:
+        """Matches at the lowest threshold, and precision and recall, of each kind."""
+        results: dict[str, tuple[Matches, Accumulated]] = {}
+        evaluate = self._fast if self.backend == "fast" else self._reference
+        by_mask, limit = self.detection_area == "mask", self.max_detections[-1]
+        for shape, family in (("box", ("box",)), ("mask", ("mask", "boundary"))):
+            kinds = [kind for kind in family if kind in self.kinds]
+            if kinds:
+                detections = detected_objects(self._found, self.truth, shape, by_mask, limit)
+                for kind, matches, accumulated in evaluate(kinds, detections, sorted(self._found)):
+                    results[kind] = matches.lowest(), accumulated
         return results
 
-    def _entry(self, record: Mapping[str, Any], kind: str) -> dict[str, Any]:
-        entry = {key: record[key] for key in ("image_id", "category_id", "score")} | {"iscrowd": 0}
-        box, rle = record.get("bbox"), record.get("segmentation")
-        if kind == "box":
-            entry["score"] = record.get("box_score", record["score"])
-            entry["bbox"] = rle_tools.toBbox(rle) if box is None else box
-        else:
-            entry["segmentation"] = rle
-        by_mask = box is None or (kind != "box" and self.detection_area == "mask")
-        entry["area"] = rle_tools.area(rle) if by_mask else box[2] * box[3]
-        return entry
+    def _fast(
+        self, kinds: Sequence[str], detections: Objects, image_ids: Sequence[int]
+    ) -> Iterator[tuple[str, Matches, Accumulated]]:
+        truths = true_objects(image_ids, self.truth, kinds[0])
+        pairs = overlapping_pairs(detections, truths)
+        for kind in kinds:
+            if kind == "boundary":
+                pairs = lower_to_boundary(pairs, detections, truths, self.dilation_ratio)
+            matches = match(pairs, detections, truths, len(self.truth.cats))
+            yield kind, matches, accumulate(matches, self.max_detections)
 
-    def _summary(self, precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
-        # precision (thresholds, recall steps, classes, areas, max detections), recall the same without steps
-        summary = {f"AP{suffix}": _mean(precision[:, :, :, area, -1]) for suffix, area in _AREAS.items()}
-        summary["AP50"] = _mean(precision[_AP50, :, :, 0, -1])
-        summary["AP75"] = _mean(precision[_AP75, :, :, 0, -1])
-        for index, number in enumerate(self.max_detections):
-            summary[f"AR{number}"] = _mean(recall[:, :, 0, index])
-        for suffix in ("s", "m", "l"):
-            summary[f"AR{suffix}"] = _mean(recall[:, :, _AREAS[suffix], -1])
-        order = ["AP", "AP50", "AP75", "APs", "APm", "APl", *(f"AR{n}" for n in self.max_detections)]
-        return {name: summary[name] for name in [*order, "ARs", "ARm", "ARl"]}
+    def _reference(
+        self, kinds: Sequence[str], detections: Objects, image_ids: Sequence[int]
+    ) -> Iterator[tuple[str, Matches, Accumulated]]:
+        for kind in kinds:
+            yield (
+                kind,
+                *reference.evaluate(kind, detections, image_ids, self.truth, self.max_detections, self.dilation_ratio),
+            )
 
     def _count_instances(self) -> list[int]:
         counts = dict.fromkeys(sorted(self.truth.cats), 0)
@@ -213,59 +214,3 @@ class CocoEvaluator:
             for annotation in self.truth.imgToAnns.get(image_id, ()):
                 counts[annotation["category_id"]] += not annotation["iscrowd"]
         return list(counts.values())
-
-
-class _BoundaryEval(COCOeval):
-    """COCOeval of masks with min(mask IoU, boundary IoU) as the overlap of a detection and an object."""
-
-    def __init__(self, truth: COCO, results: COCO, dilation_ratio: float) -> None:
-        super().__init__(truth, results, "segm")
-        self.dilation_ratio = dilation_ratio
-
-    def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802, N803 - names of pycocotools
-        ious = super().computeIoU(imgId, catId)
-        if len(ious) == 0:
-            return ious
-        truths, detections = self._gts[imgId, catId], self._dts[imgId, catId]
-        # the order of the rows that super() has made: best first, ties in the order of the results
-        order = np.argsort([-detection["score"] for detection in detections], kind="mergesort")[: len(ious)]
-        return lower_to_boundary_iou(
-            ious,
-            [detections[index]["segmentation"] for index in order],
-            [truth["segmentation"] for truth in truths],
-            [truth["iscrowd"] for truth in truths],
-            self.dilation_ratio,
-            min_iou=float(min(self.params.iouThrs)),
-        )
-
-
-def _compact(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep what scoring reads, in plain numbers so that no tensor or array is kept alive."""
-    kept: dict[str, Any] = {
-        "image_id": int(record["image_id"]),
-        "category_id": int(record["category_id"]),
-        "score": float(record["score"]),
-    }
-    if "box_score" in record:
-        kept["box_score"] = float(record["box_score"])
-    if record.get("bbox") is not None:
-        kept["bbox"] = [float(number) for number in record["bbox"]]
-    if record.get("segmentation") is not None:
-        rle = record["segmentation"]
-        counts = rle["counts"].encode("ascii") if isinstance(rle["counts"], str) else rle["counts"]
-        kept["segmentation"] = {"size": [int(number) for number in rle["size"]], "counts": counts}
-    return kept
-
-
-def _class_scores(kind: str, precision: np.ndarray) -> dict[str, float]:
-    scores = {f"{kind}/AP": _mean(precision)}
-    if kind == "mask":
-        scores["mask/AP50"] = _mean(precision[_AP50])
-        scores["mask/AP75"] = _mean(precision[_AP75])
-    return scores
-
-
-def _mean(values: np.ndarray) -> float:
-    """Mean over what has ground truth: COCOeval marks the rest with -1; NaN where nothing has."""
-    valid = values[values > -1]
-    return float(np.mean(valid)) if len(valid) else float("nan")

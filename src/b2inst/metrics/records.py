@@ -103,6 +103,8 @@ def rle_runs(counts: str | bytes) -> np.ndarray:
 
 def _check_id(record: Mapping[str, Any], key: str, known: Mapping[int, Any], source: str, remedy: str) -> None:
     value = record[key]
+    if type(value) is int and value in known:  # nearly all of them; isinstance with Integral is slow
+        return
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise ValueError(f"has {key} {value!r} ({type(value).__name__}); it must be an integer")
     if value not in known:
@@ -135,6 +137,8 @@ def _check_rle(rle: Any, size: tuple[int, int]) -> None:
 
 
 def _is_finite(value: Any) -> bool:
+    if type(value) is float:  # as above
+        return math.isfinite(value)
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 

@@ -79,6 +79,7 @@ def evaluate_files(
     dilation_ratio: float = 0.02,
     max_detections: Sequence[int] = (1, 10, 100),
     detection_area: str = "box",
+    backend: str = "fast",
 ) -> Scores:
     """Score a results file, without a model. All images of the annotation file count, as COCO's rules say.
 
@@ -91,6 +92,7 @@ def evaluate_files(
         dilation_ratio: see `CocoEvaluator`.
         max_detections: see `CocoEvaluator`.
         detection_area: see `CocoEvaluator`.
+        backend: see `CocoEvaluator`.
 
     Returns:
         The scores.
@@ -103,7 +105,7 @@ def evaluate_files(
     records = load_results(predictions, truth)
     if kinds is None:
         kinds = _kinds_of(records, predictions)
-    evaluator = CocoEvaluator(truth, kinds, dilation_ratio, max_detections, detection_area)
+    evaluator = CocoEvaluator(truth, kinds, dilation_ratio, max_detections, detection_area, backend)
     try:
         evaluator.update(truth.getImgIds(), records)
     except ValueError as error:

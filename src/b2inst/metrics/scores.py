@@ -24,13 +24,19 @@ class Scores:
 
     Attributes:
         metrics: `kind/name`, the kinds `box`, `mask`, `boundary` and COCO's 12 names AP, AP50, AP75, APs, APm,
-            APl, AR1, AR10, AR100, ARs, ARm, ARl.
+            APl, AR1, AR10, AR100, ARs, ARm, ARl; with masks also `mask/best_threshold`, the score threshold with the
+            largest F1 of masks at IoU 0.5, and `mask/best_f1`.
         per_class: class name -> `box/AP`, `mask/AP`, `mask/AP50`, `mask/AP75`, `boundary/AP` (those of the kinds
             evaluated) and `instances`, the number of objects that are not crowds.
+        errors: `mask`, `boundary` -> `all`, `small`, `medium`, `large` -> what is found, missed and wrong with the best
+            threshold, see `operating_point.errors_by_size`.
+        curves: kind -> `AP`, `AP50`, `AP75` -> precision at the 101 recalls 0, 0.01, ..., 1.
     """
 
     metrics: dict[str, float]
     per_class: dict[str, dict[str, float]] = field(default_factory=dict)
+    errors: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     def table(self) -> str:
         """Return the summary as text, one row for each kind, in percent."""
@@ -49,13 +55,20 @@ class Scores:
         ]
         return _render(["class", "instances", *(column.replace("/", " ") for column in columns)], rows)
 
+    def error_table(self) -> str:
+        """Return the errors by size as text, one row for each kind and size; ratios in percent."""
+        counts, ratios = ("objects", "found", "missed", "false"), ("precision", "recall", "overlap")
+        rows = [
+            [f"{kind} {size}", *(str(int(row[name])) for name in counts), *(_percent(row[name]) for name in ratios)]
+            for kind, sizes in self.errors.items()
+            for size, row in sizes.items()
+        ]
+        return _render(["at IoU 0.5", *counts, *ratios], rows)
+
     def to_json(self, path: str | Path) -> None:
-        """Write the metrics as one flat JSON object with `per_class` beside them; folders are made."""
-        content = {name: _json_number(value) for name, value in self.metrics.items()}
-        per_class = {
-            name: {key: _json_number(value) for key, value in row.items()} for name, row in self.per_class.items()
-        }
-        write_json({**content, "per_class": per_class}, path, indent=2)
+        """Write the metrics as one flat JSON object with `per_class` and `errors` beside them; folders are made."""
+        content = _json_numbers(self.metrics)
+        write_json({**content, **_json_numbers({"per_class": self.per_class, "errors": self.errors})}, path, indent=2)
 
     def _names(self) -> list[str]:
         return list(dict.fromkeys(key.split("/")[1] for key in self.metrics))
@@ -78,7 +91,10 @@ def write_json(content: Any, path: str | Path, indent: int | None = None) -> Non
         raise
 
 
-def _json_number(value: float) -> float | None:
+def _json_numbers(value: Any) -> Any:
+    """JSON has no NaN: null takes its place."""
+    if isinstance(value, dict):
+        return {key: _json_numbers(entry) for key, entry in value.items()}
     return None if math.isnan(value) else value
 
 
