@@ -18,7 +18,7 @@ from b2inst.data.errors import DataError
 from b2inst.data.image import read_image
 from b2inst.ops.rasterize import rasterize
 
-THUMBNAIL = 480  # pixels of the longer side
+THUMBNAIL = 480  # pixels of the longer side, of small images as well: their captions need the room
 MAX_NAMES = 20  # with more objects, their names would hide the image
 GRAY = 128
 
@@ -56,9 +56,10 @@ def contact_sheet(sheets: Sequence[Sheet], names: Mapping[int, str], columns: in
 
 
 def _thumbnail(sheet: Sheet, names: Mapping[int, str]) -> Tensor:
-    scale = min(1.0, THUMBNAIL / max(sheet.size))
+    scale = THUMBNAIL / max(sheet.size)
     height, width = (max(1, round(side * scale)) for side in sheet.size)
-    image = cv2.resize(_pixels(sheet), (width, height), interpolation=cv2.INTER_AREA)
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_NEAREST_EXACT
+    image = cv2.resize(_pixels(sheet), (width, height), interpolation=interpolation)
     objects = [record for record in sheet.records if not record.get("iscrowd", 0)]
     crowd = np.zeros((height, width), bool)
     for record in sheet.records:

@@ -17,6 +17,7 @@ from b2inst.data.records import (
     annotation_problems,
     id_problems,
     image_problems,
+    is_integer,
     key_problems,
 )  # fmt: skip
 
@@ -71,13 +72,13 @@ def scan_annotations(path: Path, report: Report) -> Scan:
     except DataError as error:
         report(from_error("annotation file", error))
         return scan
-    for place in _sound(path, content["categories"], "categories", report):
+    for place in _sound(path, content, "categories", report):
         scan.categories[place.record["id"]] = place.record["name"]
-    for place in _sound(path, content["images"], "images", report):
+    for place in _sound(path, content, "images", report):
         record = place.record
         scan.images.append(CocoImage(record["id"], record["file_name"], (record["height"], record["width"])))
     sizes = {image.id: image.size for image in scan.images}
-    for place in _sound(path, content["annotations"], "annotations", report, sizes, scan.categories):
+    for place in _sound_annotations(scan, content, report):
         scan.objects.setdefault(place.record["image_id"], []).append(place.record)
         scan.used.add(place.record["category_id"])
         _report_all(suspicions(place, sizes[place.record["image_id"]]), report)
@@ -85,7 +86,7 @@ def scan_annotations(path: Path, report: Report) -> Scan:
     return scan
 
 
-def _report_all(problems: Problems, report: Report) -> bool:
+def _report_all(problems: Iterable[Problem], report: Report) -> bool:
     """Report problems; whether there are any."""
     found = False
     for problem in problems:
@@ -94,20 +95,44 @@ def _report_all(problems: Problems, report: Report) -> bool:
     return found
 
 
-def _sound(path: Path, records: Sequence[Any], section: str, report: Report, *known: Any) -> Iterator[Place]:
-    """The records without errors."""
+def _sound(path: Path, content: Mapping[str, list[Any]], section: str, report: Report) -> Iterator[Place]:
+    """The records of `images` or `categories` without errors."""
     first: dict[int, int] = {}
-    for index, record in enumerate(records):
+    for index, record in enumerate(content[section]):
         place = Place(path, section, index, record)
         if _report_all(key_problems(place), report):
             continue
         wrong = _report_all(id_problems(place, first), report)
         if section == "images":
             wrong |= _report_all(image_problems(place), report)
-        elif section == "annotations":
-            wrong |= _report_all(annotation_problems(place, *known), report)
         if not wrong:
             yield place
+
+
+def _sound_annotations(scan: Scan, content: Mapping[str, list[Any]], report: Report) -> Iterator[Place]:
+    """The records of `annotations` without errors."""
+    sizes = {image.id: image.size for image in scan.images}
+    listed = {"unknown image": _ids(content["images"]), "unknown category": _ids(content["categories"])}
+    first: dict[int, int] = {}
+    for index, record in enumerate(content["annotations"]):
+        place = Place(scan.path, "annotations", index, record)
+        if _report_all(key_problems(place), report):
+            continue
+        wrong = [*id_problems(place, first), *annotation_problems(place, sizes, scan.categories)]
+        _report_all((problem for problem in wrong if not _is_listed(problem, record, listed)), report)
+        if not wrong:
+            yield place
+
+
+def _is_listed(problem: Problem, record: Mapping[str, Any], listed: Mapping[str, Collection[int]]) -> bool:
+    """Whether what is unknown has an unsound record, which was reported: its objects need not say it again."""
+    id = record["image_id" if problem.kind == "unknown image" else "category_id"]
+    return problem.kind in listed and is_integer(id) and id in listed[problem.kind]
+
+
+def _ids(records: Sequence[Any]) -> set[int]:
+    ids = (record.get("id") for record in records if isinstance(record, dict))
+    return {id for id in ids if is_integer(id)}
 
 
 def suspicions(place: Place, size: tuple[int, int]) -> Problems:
