@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from b2inst.data.problems import REMEDIES, Problem, Severity, Tally, severity
+from b2inst.data.problems import KINDS, Problem, Severity, Tally, severity
 from b2inst.metrics.scores import write_json
 
 FILE_WIDTH = 160  # characters per line where the output is no terminal
@@ -63,7 +63,7 @@ class Report:
 
     def kinds(self) -> list[str]:
         """The kinds of problems that were found, errors first."""
-        return [kind for kind in REMEDIES if any(part.tally.counts[kind] for part in self.splits.values())]
+        return [kind for kind in KINDS if any(part.tally.counts[kind] for part in self.splits.values())]
 
     def examples(self, kind: str) -> list[Problem]:
         """The first problems of a kind, of all splits."""
@@ -74,7 +74,8 @@ class Report:
         console = console or Console(width=None if sys.stdout.isatty() else FILE_WIDTH, highlight=False)
         for split, part in self.splits.items():
             counts = ", ".join(f"{count:,} {name}" for name, count in part.counts.items())
-            console.print(f"[bold]{split}[/]: {escape(str(part.annotations))}, images in {escape(str(part.images))}")
+            places = (str(part.annotations or "no annotation file"), str(part.images or "no image folder"))
+            console.print(f"[bold]{split}[/]: {escape(', '.join(places))}")
             console.print(f"  {counts or 'nothing could be read'}")
         if self.kinds():
             console.print(self._table())
@@ -92,17 +93,17 @@ class Report:
         for kind in self.kinds():
             style = STYLES[severity(kind)]
             counts = [f"{part.tally.counts[kind]:,}" for part in self.splits.values()]
-            first = "\n".join(self._short(problem) for problem in self.examples(kind)[:2])
-            table.add_row(f"[{style}]{severity(kind)}[/]", kind, *counts, escape(first), REMEDIES[kind])
+            examples = self.examples(kind)
+            first = "\n".join(dict.fromkeys(self._short(problem) for problem in examples[:2]))
+            table.add_row(f"[{style}]{severity(kind)}[/]", kind, *counts, escape(first), escape(examples[0].remedy))
         return table
 
     def _short(self, problem: Problem) -> str:
         """A problem without the folders, which the lines above the table name, and without its remedy."""
         where = problem.where
         for part in self.splits.values():
-            for path, shown in ((part.annotations, part.annotations and part.annotations.name), (part.images, None)):
-                if path is not None:
-                    where = where.replace(f"{path}", shown or path.name)
+            for path in filter(None, (part.annotations, part.images)):
+                where = where.replace(str(path), path.name)
         return f"{where}: {problem.what}"
 
     def to_json(self, path: Path) -> None:
@@ -121,5 +122,4 @@ class Report:
     def _entry(self, kind: str) -> dict[str, Any]:
         counts = {split: part.tally.counts[kind] for split, part in self.splits.items()}
         examples = [str(problem) for problem in self.examples(kind)]
-        return {"kind": kind, "severity": severity(kind), "counts": counts, "remedy": REMEDIES[kind],
-                "examples": examples}  # fmt: skip
+        return {"kind": kind, "severity": severity(kind), "counts": counts, "examples": examples}

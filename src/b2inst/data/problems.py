@@ -11,32 +11,17 @@ from b2inst.data.errors import DataError
 
 Severity = Literal["error", "warning"]
 
-ERRORS = {
-    "annotation file": "fetch or export it again, or give another one",
-    "image folder": "give the right one, data.SPLIT.images=DIR",
-    "categories differ": "give both splits the same 'categories'",
-    "malformed record": "correct the record in the annotation file",
-    "duplicate id": "renumber, or remove the duplicate",
-    "unknown image": "remove the annotation or add the record of the image",
-    "unknown category": "remove the annotation or add the category",
-    "malformed segmentation": "export the outline again, or remove the annotation",
-    "polygon with < 3 points": "remove or repair the polygon",
-    "RLE of another size": "export the masks at the size of their image",
-    "RLE counts do not fit": "export the mask again",
-    "missing image file": "fetch it, give the right image folder, or remove its record",
-    "damaged image file": "fetch it again, or remove its record",
-    "image of another size": "use the annotated file, or correct 'height', 'width' and the masks",
-}
-WARNINGS = {
-    "outside of the image": "cut box and polygon at the frame; the part outside is not learned",
-    "zero area": "remove it: training leaves it out, but evaluation counts it as missed",
-    "duplicate annotation": "remove it: only one of the two can be found",
-    "duplicate image file": "remove one of the two records",
-    "unused category": "remove it, unless other splits have objects of it",
-    "image without a record": "add it to 'images', or leave it: it is not used",
-}
-REMEDIES = ERRORS | WARNINGS
-"""What usually helps, by kind of problem; the kinds stand in the order in which they are shown."""
+ERRORS = (
+    "annotation file", "image folder", "categories differ", "malformed record", "duplicate id", "unknown image",
+    "unknown category", "malformed segmentation", "polygon with < 3 points", "RLE of another size",
+    "RLE counts do not fit", "missing image file", "damaged image file", "image of another size",
+)  # fmt: skip
+WARNINGS = (
+    "outside of the image", "zero area", "duplicate annotation", "duplicate image file", "unused category",
+    "image without a record",
+)  # fmt: skip
+KINDS = ERRORS + WARNINGS
+"""All kinds of problems, in the order in which they are shown."""
 
 
 def severity(kind: str) -> Severity:
@@ -49,10 +34,10 @@ class Problem:
     """One finding.
 
     Attributes:
-        kind: a key of `REMEDIES`.
+        kind: one of `KINDS`.
         where: file and record.
         what: is wrong there.
-        remedy: for this one.
+        remedy: what to do about it.
         image_id: of the image it concerns, None if there is none.
     """
 
@@ -111,8 +96,8 @@ class Tally:
             self.by_image.setdefault(problem.image_id, Counter())[problem.kind] += 1
 
     def kinds(self, wanted: Severity | None = None) -> list[str]:
-        """The kinds that were found, of one severity or of both, in the order of `REMEDIES`."""
-        return [kind for kind in REMEDIES if self.counts[kind] and wanted in (None, severity(kind))]
+        """The kinds that were found, of one severity or of both, in the order of `KINDS`."""
+        return [kind for kind in KINDS if self.counts[kind] and wanted in (None, severity(kind))]
 
     def total(self, wanted: Severity) -> int:
         """The number of problems of a severity."""

@@ -148,7 +148,9 @@ def suspicions(place: Place, size: tuple[int, int]) -> Problems:
     for key, (x0, y0, x1, y1) in boxes.items():
         if min(x0, y0) < -TOLERANCE or x1 > size[1] + TOLERANCE or y1 > size[0] + TOLERANCE:
             what = f"reaches from ({x0:g}, {y0:g}) to ({x1:g}, {y1:g}) in an image of {size[1]} x {size[0]}"
-            yield place.problem("outside of the image", key, what, "cut it at the frame, or remove the annotation")
+            yield place.problem(
+                "outside of the image", key, what, "cut box and polygon at the frame: the rest is not learned"
+            )
             return
 
 
@@ -166,7 +168,7 @@ def _repetitions(scan: Scan) -> Problems:
             earlier = first.setdefault((record["category_id"], _frozen(record["segmentation"])), record["id"])
             if earlier != record["id"]:
                 where, what = f"{scan.path}: annotation {record['id']}", f"repeats annotation {earlier}"
-                remedy = "same image, category and segmentation: remove one of the two"
+                remedy = "same image, category and segmentation: remove one, as only one of them can be found"
                 yield Problem("duplicate annotation", where, what, remedy, image_id)
     names: dict[str, int] = {}
     for image in scan.images:
@@ -176,7 +178,7 @@ def _repetitions(scan: Scan) -> Problems:
             yield Problem("duplicate image file", where, what, "remove one of the two records", image.id)
     for id, name in scan.categories.items():
         if id not in scan.used:
-            remedy = "remove it, unless other splits have objects of it"
+            remedy = "remove the category, unless other splits have objects of it"
             yield Problem("unused category", f"{scan.path}: category {id}", f"{name!r} has no annotation", remedy)
 
 

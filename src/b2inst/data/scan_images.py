@@ -77,8 +77,9 @@ def _file(path: Path, image: CocoImage) -> Iterator[Problem]:
 def _empty_masks(scan: Scan, image: CocoImage) -> Iterator[Problem]:
     for record in scan.objects.get(image.id, []):
         if min(record["bbox"][2:]) > 0 and not _has_pixels(record["segmentation"], image):  # else reported already
-            where = f"{scan.path}: annotation {record['id']}"
-            yield Problem("zero area", where, "its mask has no pixel", "remove it, or correct its mask", image.id)
+            where, what = f"{scan.path}: annotation {record['id']}", "its mask has no pixel"
+            remedy = "remove it: training leaves it out, but evaluation counts it as missed"
+            yield Problem("zero area", where, what, remedy, image.id)
 
 
 def _has_pixels(segmentation: Any, image: CocoImage) -> bool:
