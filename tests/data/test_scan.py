@@ -87,6 +87,7 @@ EDITS: list[tuple[str, Callable[[Content], None], int | None]] = [
     ("zero area", _put("annotations", 1, bbox=[6, 6, 0, 2]), 1),
     ("zero area", _put("annotations", 1, segmentation=[[5, 5, 5.01, 5, 5.01, 5.01]]), 1),
     ("zero area", _put("annotations", 1, segmentation={"size": [64, 64], "counts": [4096]}), 1),
+    ("zero area", _put("annotations", 1, bbox=[6, 6, 0, 0], segmentation={"size": [64, 64], "counts": [4096]}), 1),
     ("duplicate annotation", _repeat, 1),
     ("duplicate image file", _put("images", 3, file_name="000001.png"), 4),
     ("unused category", lambda c: c["categories"].append({"id": 50, "name": "never"}), None),

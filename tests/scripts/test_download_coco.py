@@ -28,6 +28,9 @@ SPEC.loader.exec_module(coco)
 FILES = {f"val2017/{i:04d}.jpg": np.random.default_rng(i).bytes(3000) for i in range(5)}
 
 
+MINE = bytes(3000)  # of the same size as a file of the archive
+
+
 def archive(files: dict[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
@@ -168,6 +171,15 @@ def test_a_server_without_ranges_begins_anew(server: Server, tmp_path: Path) -> 
     assert len(server.requests) == 2 and content(tmp_path) == FILES
 
 
+def test_nothing_of_an_older_try_is_left_in_a_file_that_begins_anew(server: Server, tmp_path: Path) -> None:
+    part = tmp_path / "val2017.zip.part"
+    part.write_bytes(b"x" * 3000)
+    server.ranges, server.breaks = False, [500] * 5
+    with pytest.raises(coco.DownloadError, match="500 of"):
+        download(server, tmp_path)
+    assert part.read_bytes() == server.data[:500]
+
+
 def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
     server.statuses = [503, 429]
     download(server, tmp_path)
@@ -243,14 +255,18 @@ def test_only_the_largest_archive_counts_unless_all_are_kept(
 # ------------------------------------------------------------------ unpacking
 
 
+OUTSIDE = ("../evil", "val2017/../../evil", "/evil", "val2017/..\\..\\evil", "C:\\evil", "C:evil",
+           "\\\\host\\share\\evil", "val2017/a:b", "val2017/..")  # fmt: skip
+
+
 @pytest.mark.parametrize(
-    "name",
-    ["../evil", "val2017/../../evil", "/evil", "val2017/..\\..\\evil", "C:\\evil", "C:evil", "\\\\host\\share\\evil",
-     "other/evil", "evil", "val2017/a:b", "val2017\\evil"],
-)  # fmt: skip
-def test_no_name_may_leave_the_target(server: Server, tmp_path: Path, name: str) -> None:
+    ("name", "reason"),
+    [(name, "leaves the target") for name in OUTSIDE]
+    + [(name, "is not in val2017/") for name in ("other/evil", "evil", "val2017\\evil")],
+)
+def test_no_name_may_leave_the_target(server: Server, tmp_path: Path, name: str, reason: str) -> None:
     server.data = archive({"val2017/good.jpg": b"good", name: b"evil"})
-    with pytest.raises(coco.DownloadError, match=r"of the archive .*nothing was unpacked"):
+    with pytest.raises(coco.DownloadError, match=rf"of the archive {reason}.*nothing was unpacked"):
         download(server, tmp_path / "root")
     assert leftovers(tmp_path) == ["root"] and leftovers(tmp_path / "root") == ["val2017.zip"]
 
@@ -279,12 +295,12 @@ def test_a_link_on_the_disk_is_not_followed(server: Server, tmp_path: Path) -> N
 
 def test_files_of_the_user_are_kept(server: Server, tmp_path: Path) -> None:
     (tmp_path / "val2017").mkdir()
-    for name, data in (("0000.jpg", FILES["val2017/0000.jpg"]), ("0001.jpg", b"mine")):
+    for name, data in (("0000.jpg", FILES["val2017/0000.jpg"]), ("0001.jpg", MINE)):
         (tmp_path / "val2017" / name).write_bytes(data)
     before = (tmp_path / "val2017/0000.jpg").stat().st_mtime_ns
     with pytest.raises(coco.DownloadError, match=r"0001\.jpg: is there with other content.*--overwrite"):
         download(server, tmp_path)
-    assert (tmp_path / "val2017/0001.jpg").read_bytes() == b"mine"
+    assert (tmp_path / "val2017/0001.jpg").read_bytes() == MINE
     assert (tmp_path / "val2017/0000.jpg").stat().st_mtime_ns == before
     download(server, tmp_path, overwrite=True)
     assert content(tmp_path) == FILES
