@@ -59,8 +59,8 @@ class Part:
         return self.path.rsplit("/", 1)[-1]
 
 
-# The MD5s are those that several projects with pinned COCO archives agree on (among them Intel's, NVIDIA's, Baidu's
-# and MLCommons' scripts); for the annotations it also is the ETag of the server.
+# The server publishes no checksums: these are what independent projects that pin the archives agree on, among them
+# PaddlePaddle's and MLCommons' scripts.
 PARTS = {
     "train2017": Part(
         "zips/train2017.zip", 19_336_861_798, "cced6f7f71b7629ddf16f17bbcfab6b2", 19_400_000_000, "train2017"
