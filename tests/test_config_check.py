@@ -209,6 +209,8 @@ REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"model.num_classes": 0}, "model.num_classes", ["at least 1 or null"]),
     ({"data.batch_size": 0}, "data.batch_size", ["at least 1"]),
     ({"data.batch_size": True}, "data.batch_size", ["True", "whole number"]),
+    ({"data.max_damaged": 1.5}, "data.max_damaged", ["1.5", "from 0 to 1"]),
+    ({"data.max_damaged": None}, "data.max_damaged", ["None", "from 0 to 1"]),
     ({"optim.lr": 0}, "optim.lr", ["above 0"]),
     ({"optim.lr": "1e-3x"}, "optim.lr", ["above 0"]),
     ({"optim.lr": float("nan")}, "optim.lr", ["above 0"]),

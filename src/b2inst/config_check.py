@@ -223,6 +223,9 @@ def _values(config: Mapping[str, Any]) -> Lines:
             yield f"{path}: {value!r}; give a whole number of at least {least}{' or null' if path in optional else ''}"
     if _is_int(config.get("seed")) and config["seed"] >= 2**32:
         yield f"seed: {config['seed']} is too large; give one below 2**32"
+    share = _get(config, "data.max_damaged", 0)
+    if not _is_number(share) or not 0 <= share <= 1:
+        yield f"data.max_damaged: {share!r}; give a share of the training images from 0 to 1"
     lr = _get(config, "optim.lr", 1)
     if not _is_number(lr) or lr <= 0:
         yield f"optim.lr: {lr!r}; give a learning rate above 0"

@@ -105,10 +105,17 @@ class Targets(_Travels):
 
 @dataclass(frozen=True)
 class Batch(_Travels):
-    """What the loader yields: images, and ground truth where there is some."""
+    """What the loader yields.
+
+    Attributes:
+        images: N of them.
+        targets: ground truth, where there is some.
+        damaged: of each image that belongs here and was left out, what is wrong with its file.
+    """
 
     images: ImageBatch
     targets: Targets | None = None
+    damaged: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)

@@ -98,7 +98,7 @@ def _drop(section, key):
         (_set("annotations", "segmentation", {"size": [9, 9], "counts": [81]}), ["size [9, 9]", "[64, 64]"]),
         (_set("annotations", "segmentation", {"size": [64, 64], "counts": [7]}), ["counts [7]", "4096"]),
         (_set("annotations", "segmentation", {"size": [64, 64]}), ["counts", "string"]),
-        (lambda c: c["annotations"].insert(1, 5), ["annotations[1] is a int"]),
+        (lambda c: c["annotations"].insert(1, 5), ["annotations[1]: is a int"]),
         (lambda c: c.pop("categories"), ["'categories' is missing"]),
         (lambda c: c["images"].clear(), ["'images' is empty"]),
     ],

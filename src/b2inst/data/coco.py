@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from b2inst.data.damaged import Damaged
 from b2inst.data.errors import DataError
 from b2inst.data.image import read_image
-from b2inst.data.records import Place, check_annotation, check_image, check_keys
+from b2inst.data.records import Place, check_annotation, check_image, check_keys, check_unique
 from b2inst.ops.rasterize import INDEX_DTYPE, Segmentation, pack, rasterize, unpack
 
 SECTIONS = ("images", "categories", "annotations")
@@ -82,7 +83,7 @@ class CocoIndex:
             DataError: at the first thing that is wrong; the message names file, record, key and remedy.
         """
         path = Path(annotations)
-        content = _load(path)
+        content = load_sections(path)
         categories = {record["id"]: record["name"] for record in _records(path, content, "categories")}
         labels = {id: label for label, id in enumerate(sorted(categories))}
         images = [
@@ -115,7 +116,8 @@ class CocoIndex:
         return dict(zip(self.class_names, counts, strict=True))
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_sections(path: Path) -> dict[str, Any]:
+    """The content of an annotation file; the three sections are lists, images and categories not empty."""
     try:
         with path.open("rb") as file:
             content = json.load(file)
@@ -144,10 +146,7 @@ def _records(path: Path, content: dict[str, Any], section: str) -> list[dict[str
         check_keys(place)
         if section == "images":
             check_image(place)
-        if record["id"] in first:
-            remedy = f"{section}[{first[record['id']]}] has it too: renumber, or remove the duplicate"
-            raise place.error("id", "is not unique", remedy)
-        first[record["id"]] = index
+        check_unique(place, first)
     return content[section]
 
 
@@ -185,7 +184,7 @@ class Augmentation(Protocol):
         """Return image (H', W', 3) and maps (L, H', W')."""
 
 
-class CocoDataset(Dataset[Sample]):
+class CocoDataset(Dataset[Sample | Damaged]):
     """Images and instances of a COCO-format set.
 
     The randomness of a sample comes from torch's generator of the process (a worker has its own, seeded by the
@@ -197,6 +196,7 @@ class CocoDataset(Dataset[Sample]):
         augment: what happens to image and masks; None for nothing.
         skip_empty: leave out images without an instance; detectron2 does so in training.
         limit: take only the first `limit` images of those left.
+        skip_damaged: give `Damaged` instead of a sample for an image file that cannot be used; else raise.
 
     Raises:
         DataError: no image is left, or the folder does not exist.
@@ -209,10 +209,12 @@ class CocoDataset(Dataset[Sample]):
         augment: Augmentation | None = None,
         skip_empty: bool = False,
         limit: int | None = None,
+        skip_damaged: bool = False,
     ) -> None:
         self.index = index
         self.folder = Path(folder)
         self.augment = augment
+        self.skip_damaged = skip_damaged
         self.images = [image for image in index.images if not skip_empty or index.has_instances(image.id)][:limit]
         if not self.images:
             raise DataError(f"{index.path}: no image is left with skip_empty={skip_empty} and limit={limit}")
@@ -222,10 +224,15 @@ class CocoDataset(Dataset[Sample]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, position: int) -> Sample:
+    def __getitem__(self, position: int) -> Sample | Damaged:
         record = self.images[position]
         path = self.folder / record.file_name
-        image = read_image(path, record.size)
+        try:
+            image = read_image(path, record.size)
+        except DataError as error:
+            if not self.skip_damaged:
+                raise
+            return Damaged(str(error))
         instances = [found for found in self.index.objects(record.id) if not found.crowd]
         maps = pack([found.segmentation for found in instances], *record.size)
         maps = np.concatenate([maps, self._crowd(record)[None]])  # the crowd travels as the last map

@@ -8,23 +8,28 @@ import torch
 from torch import Tensor
 
 from b2inst.data.coco import Sample
+from b2inst.data.damaged import Damaged, split_damaged
 from b2inst.structures import Batch, ImageBatch, Targets
 
 SIZE_DIVISOR = 32  # the coarsest feature map that is up-sampled and added to a finer one (P5)
 
 
-def collate(samples: Sequence[Sample], divisor: int = SIZE_DIVISOR) -> Batch:
+def collate(samples: Sequence[Sample | Damaged], divisor: int = SIZE_DIVISOR) -> Batch:
     """Put samples of different sizes on one canvas, at its upper left; the rest is 0.
 
     Images are not normalized here: that happens on the device, which also sets the padding to 0 after it.
 
     Args:
-        samples: N of them, N >= 1; they may all be without instances.
+        samples: N of them, N >= 1; they may all be without instances. Damaged ones are left out.
         divisor: height and width of the canvas are multiples of it.
 
     Returns:
         the batch, with `targets` of I >= 0 instances and no boundary yet.
+
+    Raises:
+        DataError: all samples are damaged.
     """
+    samples, damaged = split_damaged(samples)
     sizes = torch.tensor([s.image.shape[1:] for s in samples])  # (N, 2)
     height, width = (-(-int(side) // divisor) * divisor for side in sizes.amax(dim=0))
     counts = torch.tensor([len(s.labels) for s in samples])
@@ -45,7 +50,7 @@ def collate(samples: Sequence[Sample], divisor: int = SIZE_DIVISOR) -> Batch:
         masks=masks,
         crowd=_pad([s.crowd for s in samples], height, width),
     )
-    return Batch(images, targets)
+    return Batch(images, targets, damaged)
 
 
 def _pad(tensors: Sequence[Tensor], height: int, width: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,7 +19,11 @@ from b2inst.data.augment import Augment
 from b2inst.data.boundary_target import BoundaryTarget
 from b2inst.data.coco import CocoDataset, CocoIndex
 from b2inst.data.collate import SIZE_DIVISOR, collate
+from b2inst.data.damaged import DamageLimit
 from b2inst.data.errors import DataError
+from b2inst.data.problems import refuse
+from b2inst.data.scan import category_problems
+from b2inst.data.startup import look_for_files, read_index
 from b2inst.structures import Batch
 
 log = logging.getLogger(__name__)
@@ -63,6 +68,11 @@ class B2InstDataModule(pl.LightningDataModule):
         size_divisor: batches are padded to a multiple of it.
         pin_memory: copy batches to pinned memory, for CUDA.
         persistent_workers: keep the loader processes from epoch to epoch.
+        max_damaged: share of the training images whose files may be missing or damaged; they are left out of their
+            batches with a warning. 0 fails at the first. Validation bears none.
+
+    Raises:
+        ValueError: `max_damaged` is no share.
     """
 
     def __init__(
@@ -80,8 +90,11 @@ class B2InstDataModule(pl.LightningDataModule):
         size_divisor: int = SIZE_DIVISOR,
         pin_memory: bool = False,
         persistent_workers: bool = True,
+        max_damaged: float = 0.01,
     ) -> None:
         super().__init__()
+        if not 0 <= max_damaged <= 1:
+            raise ValueError(f"max_damaged={max_damaged!r}: give a share of the training images, from 0 to 1")
         self.root = resolve_root(root)
         self.splits: dict[SplitName, Split] = {"train": _split(train), "val": _split(val)}
         self.augments = {"train": Augment(train_augment), "val": Augment(val_augment)}
@@ -92,6 +105,7 @@ class B2InstDataModule(pl.LightningDataModule):
         self.size_divisor = size_divisor
         self.pin_memory = pin_memory
         self.persistent_workers = persistent_workers
+        self.max_damaged = max_damaged
         self._datasets: dict[SplitName, CocoDataset] = {}
         self._prepared = False
 
@@ -158,7 +172,7 @@ class B2InstDataModule(pl.LightningDataModule):
     @cached_property
     def val_index(self) -> CocoIndex:
         """The checked annotations of the validation split; names and counts of classes come from it."""
-        return CocoIndex.read(self.annotations("val"))
+        return read_index(self.annotations("val"), self.verify_command())
 
     @cached_property
     def train_index(self) -> CocoIndex:
@@ -170,13 +184,9 @@ class B2InstDataModule(pl.LightningDataModule):
         val, path = self.val_index, self.annotations("train")
         if path == val.path:
             return val
-        index = CocoIndex.read(path)
-        ours, theirs = (set(zip(i.category_ids, i.class_names, strict=True)) for i in (index, val))
-        if ours != theirs:
-            raise DataError(
-                f"{path}: its categories differ from those of {val.path}, first in (id, name) "
-                f"{sorted(ours ^ theirs)[:5]}; labels would be mixed up: give both files the same 'categories'"
-            )
+        index = read_index(path, self.verify_command())
+        ours, theirs = (dict(zip(i.category_ids, i.class_names, strict=True)) for i in (index, val))
+        refuse(category_problems(path, ours, val.path, theirs))
         return index
 
     @property
@@ -201,7 +211,10 @@ class B2InstDataModule(pl.LightningDataModule):
         if split not in self._datasets:
             part = self.splits[split]
             index = self.train_index if split == "train" else self.val_index
-            dataset = CocoDataset(index, self.images(split), self.augments[split], part.skip_empty, part.limit)
+            dataset = CocoDataset(
+                index, self.images(split), self.augments[split], part.skip_empty, part.limit,
+                skip_damaged=split == "train" and self.max_damaged > 0,
+            )  # fmt: skip
             self._datasets[split] = dataset
             counts = index.class_counts()
             shown = sorted(counts.items(), key=lambda item: -item[1])[:10]
@@ -211,9 +224,22 @@ class B2InstDataModule(pl.LightningDataModule):
         return self._datasets[split]
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the annotations, so that what is wrong with them shows before the first step."""
+        """Read the annotations and look for the files, so that what is wrong shows before the first step.
+
+        Raises:
+            DataError: something is wrong; one line for each kind of error.
+        """
         for split in ("train", "val") if stage in ("fit", None) else ("val",):
-            self.dataset(split)
+            allowed = self.max_damaged if split == "train" else 0.0
+            look_for_files(self.dataset(split), allowed, self.verify_command())
+
+    def verify_command(self) -> str:
+        """The command that examines this set thoroughly."""
+        settings = {"data.root": self.root}
+        for split, part in self.splits.items():
+            settings |= {f"data.{split}.annotations": part.annotations, f"data.{split}.images": part.images}
+        given = (f"{key}={shlex.quote(str(value))}" for key, value in settings.items() if value is not None)
+        return " ".join(["python -m b2inst.verify data=custom", *given])
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Shuffled batches; a last incomplete one is dropped unless it is the only one."""
@@ -239,6 +265,21 @@ class B2InstDataModule(pl.LightningDataModule):
             pin_memory=self.pin_memory,
             persistent_workers=self.persistent_workers and self.num_workers > 0,
         )
+
+    @cached_property
+    def damage(self) -> DamageLimit:
+        """The training images that were left out so far, in this process."""
+        return DamageLimit(self.max_damaged, len(self.dataset("train")))
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Count the images that the loader left out.
+
+        Raises:
+            DataError: there are more than `max_damaged` allows.
+        """
+        if batch.damaged:
+            self.damage.add(batch.damaged)
+        return batch
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Make the boundary ground truth where the batch now is."""

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from b2inst.data.errors import DataError
+from b2inst.data.errors import DataError, ImageSizeError
 
 
 def read_image(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
@@ -26,7 +26,8 @@ def read_image(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         (height, width, 3) uint8, RGB.
 
     Raises:
-        DataError: there is no such file, it cannot be decoded, or it has another size.
+        DataError: there is no such file, or it cannot be decoded.
+        ImageSizeError: it has another size; a kind of DataError.
     """
     data = _read_bytes(path)
     image = _decode(data, cv2.IMREAD_COLOR)
@@ -37,7 +38,7 @@ def read_image(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         stored = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if stored is None or stored.shape[:2] != tuple(size):
             found = f"{image.shape[0]} x {image.shape[1]}"
-            raise DataError(
+            raise ImageSizeError(
                 f"{path}: is {found} (height x width), its annotations say {size[0]} x {size[1]}; "
                 "the file was resized or replaced: use the annotated one, or correct 'height', 'width' and the masks"
             )
