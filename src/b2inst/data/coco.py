@@ -1,16 +1,14 @@
-"""COCO annotations and the data set made of them.
+"""The data set made of COCO annotations.
 
-`CocoIndex` reads and checks an annotation file; `CocoDataset` turns its images into samples: decode, rasterize,
-augment, and boxes from the masks that are left. Masks are bitmaps from here on, whatever they were in the file.
+`CocoDataset` turns the images of a `CocoIndex` into samples: decode, rasterize, augment, and boxes from the masks that
+are left. Masks are bitmaps from here on, whatever they were in the file.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -21,133 +19,8 @@ from torch.utils.data import Dataset
 from b2inst.data.damaged import Damaged
 from b2inst.data.errors import DataError
 from b2inst.data.image import read_image
-from b2inst.data.records import Place, check_annotation, check_image, check_keys, check_unique
-from b2inst.ops.rasterize import INDEX_DTYPE, Segmentation, pack, rasterize, unpack
-
-SECTIONS = ("images", "categories", "annotations")
-
-
-@dataclass(frozen=True, slots=True)
-class CocoImage:
-    """One image of the file; `size` is (height, width) in pixels, `file_name` relative to the image folder."""
-
-    id: int
-    file_name: str
-    size: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class CocoObject:
-    """One annotation; `label` in [0, C) counts the categories in the order of their ids."""
-
-    id: int
-    label: int
-    crowd: bool
-    segmentation: Segmentation
-
-
-class CocoIndex:
-    """What an annotation file says, checked.
-
-    Attributes:
-        path: of the file.
-        images: all images, in the order of the file.
-        category_ids: C ids, ascending; `category_ids[label]` leads back to the file.
-        class_names: C names, in the order of the labels.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        images: Sequence[CocoImage],
-        categories: dict[int, str],
-        objects: dict[int, list[CocoObject]],
-    ) -> None:
-        self.path = path
-        self.images = tuple(images)
-        self.category_ids = tuple(sorted(categories))
-        self.class_names = tuple(categories[id] for id in self.category_ids)
-        self._objects = objects
-
-    @classmethod
-    def read(cls, annotations: str | Path) -> CocoIndex:
-        """Read and check an annotation file.
-
-        Args:
-            annotations: path of a COCO `instances_*.json`.
-
-        Returns:
-            the index.
-
-        Raises:
-            DataError: at the first thing that is wrong; the message names file, record, key and remedy.
-        """
-        path = Path(annotations)
-        content = load_sections(path)
-        categories = {record["id"]: record["name"] for record in _records(path, content, "categories")}
-        labels = {id: label for label, id in enumerate(sorted(categories))}
-        images = [
-            CocoImage(record["id"], record["file_name"], (record["height"], record["width"]))
-            for record in _records(path, content, "images")
-        ]
-        sizes = {image.id: image.size for image in images}
-        objects: dict[int, list[CocoObject]] = {}
-        for index, record in enumerate(_records(path, content, "annotations")):
-            check_annotation(Place(path, "annotations", index, record), sizes, labels)
-            label, crowd = labels[record["category_id"]], bool(record.get("iscrowd", 0))
-            found = CocoObject(record["id"], label, crowd, record["segmentation"])
-            objects.setdefault(record["image_id"], []).append(found)
-        return cls(path, images, categories, objects)
-
-    def objects(self, image_id: int) -> list[CocoObject]:
-        """The annotations of an image, crowds included, in the order of the file."""
-        return self._objects.get(image_id, [])
-
-    def has_instances(self, image_id: int) -> bool:
-        """Whether an image has an annotation that is not a crowd."""
-        return any(not found.crowd for found in self.objects(image_id))
-
-    def class_counts(self) -> dict[str, int]:
-        """The number of instances of each class, crowds left out."""
-        counts = [0] * len(self.class_names)
-        for objects in self._objects.values():
-            for found in objects:
-                counts[found.label] += not found.crowd
-        return dict(zip(self.class_names, counts, strict=True))
-
-
-def load_sections(path: Path) -> dict[str, Any]:
-    """The content of an annotation file; the three sections are lists, images and categories not empty."""
-    try:
-        with path.open("rb") as file:
-            content = json.load(file)
-    except OSError as error:
-        remedy = "give the annotation file of the data set"
-        raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
-    except ValueError as error:
-        raise DataError(f"{path}: is no JSON file ({error}); fetch or export it again") from error
-    remedy = f"a COCO annotation file is an object with {SECTIONS}"
-    if not isinstance(content, dict):
-        raise DataError(f"{path}: holds a {type(content).__name__} (a result file?); {remedy}")
-    for section in SECTIONS:
-        if not isinstance(content.get(section), list):
-            raise DataError(f"{path}: the list '{section}' is missing; {remedy}")
-    for section in ("images", "categories"):
-        if not content[section]:
-            raise DataError(f"{path}: the list '{section}' is empty; there is nothing to learn from")
-    return content
-
-
-def _records(path: Path, content: dict[str, Any], section: str) -> list[dict[str, Any]]:
-    """The records of a section, with their keys and the uniqueness of their ids checked."""
-    first: dict[int, int] = {}  # id -> index
-    for index, record in enumerate(content[section]):
-        place = Place(path, section, index, record)
-        check_keys(place)
-        if section == "images":
-            check_image(place)
-        check_unique(place, first)
-    return content[section]
+from b2inst.data.index import CocoImage, CocoIndex
+from b2inst.ops.rasterize import INDEX_DTYPE, pack, rasterize, unpack
 
 
 @dataclass(frozen=True)
@@ -215,7 +88,8 @@ class CocoDataset(Dataset[Sample | Damaged]):
         self.folder = Path(folder)
         self.augment = augment
         self.skip_damaged = skip_damaged
-        self.images = [image for image in index.images if not skip_empty or index.has_instances(image.id)][:limit]
+        rows = index.instance_counts > 0 if skip_empty else np.ones(len(index.images), bool)
+        self.images = index.images.take(np.flatnonzero(rows)[:limit])
         if not self.images:
             raise DataError(f"{index.path}: no image is left with skip_empty={skip_empty} and limit={limit}")
         if not self.folder.is_dir():

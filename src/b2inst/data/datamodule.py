@@ -17,10 +17,11 @@ from torch.utils.data import DataLoader
 
 from b2inst.data.augment import Augment
 from b2inst.data.boundary_target import BoundaryTarget
-from b2inst.data.coco import CocoDataset, CocoIndex
+from b2inst.data.coco import CocoDataset
 from b2inst.data.collate import SIZE_DIVISOR, collate
 from b2inst.data.damaged import DamageLimit
 from b2inst.data.errors import DataError
+from b2inst.data.index import CocoIndex
 from b2inst.data.problems import refuse
 from b2inst.data.scan import category_problems
 from b2inst.data.startup import look_for_files, read_index
