@@ -6,9 +6,10 @@ are left. Masks are bitmaps from here on, whatever they were in the file.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,8 +20,8 @@ from torch.utils.data import Dataset
 from b2inst.data.damaged import Damaged
 from b2inst.data.errors import DataError
 from b2inst.data.image import read_image
-from b2inst.data.index import CocoImage, CocoIndex
-from b2inst.ops.rasterize import INDEX_DTYPE, pack, rasterize, unpack
+from b2inst.data.index import CocoIndex, CocoObject
+from b2inst.ops.rasterize import INDEX_DTYPE, Patch, assemble, pack, patches, rasterize, rasterize_window
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,18 @@ class Augmentation(Protocol):
         self, image: NDArray[np.uint8], maps: NDArray[np.uint16], seed: int
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint16]]:
         """Return image (H', W', 3) and maps (L, H', W')."""
+
+
+@runtime_checkable
+class PointAugmentation(Augmentation, Protocol):
+    """An augmentation that can say where points go, if `moves_points` holds."""
+
+    moves_points: bool
+
+    def with_matrix(
+        self, image: NDArray[np.uint8], maps: NDArray[np.uint16], seed: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float64]]:
+        """Return image, maps and the (2, 3) matrix that moves points (x, y, 1)."""
 
 
 class CocoDataset(Dataset[Sample | Damaged]):
@@ -107,30 +120,71 @@ class CocoDataset(Dataset[Sample | Damaged]):
             if not self.skip_damaged:
                 raise
             return Damaged(str(error))
-        instances = [found for found in self.index.objects(record.id) if not found.crowd]
-        maps = pack([found.segmentation for found in instances], *record.size)
-        maps = np.concatenate([maps, self._crowd(record)[None]])  # the crowd travels as the last map
-        if self.augment is not None:
-            image, maps = self.augment(image, maps, seed=_draw_seed(record.id))
-        masks, boxes, kept = unpack(maps[:-1])
-        labels = np.array([found.label for found in instances], np.int64)
+        objects = self.index.objects(record.id)
+        image, found, crowd = augment_objects(image, objects, self.augment, _draw_seed(record.id))
+        masks, boxes, kept = assemble(found, *image.shape[:2])
         return Sample(
             image=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),  # (H, W, 3) -> (3, H, W)
             masks=torch.from_numpy(masks),
             boxes=torch.from_numpy(boxes),
-            labels=torch.from_numpy(labels[kept]),
-            crowd=torch.from_numpy(maps[-1] > 0),
+            labels=torch.tensor([objects[k].label for k in kept], dtype=torch.int64),
+            crowd=torch.from_numpy(crowd),
             image_id=record.id,
             original_size=record.size,
             file_name=str(path),
         )
 
-    def _crowd(self, record: CocoImage) -> NDArray[np.uint16]:
-        crowd = np.zeros(record.size, INDEX_DTYPE)
-        for found in self.index.objects(record.id):
-            if found.crowd:
-                crowd |= rasterize(found.segmentation, *record.size)
-        return crowd
+
+def augment_objects(
+    image: NDArray[np.uint8], objects: Sequence[CocoObject], augment: Augmentation | None, seed: int
+) -> tuple[NDArray[np.uint8], dict[int, Patch], NDArray[np.bool_]]:
+    """Augment an image and its objects.
+
+    Polygons are rasterized after the augmentation if it can say where points go, else before it.
+
+    Args:
+        image: (H, W, 3) uint8.
+        objects: of the image, crowds included.
+        augment: what happens to them; None for nothing.
+        seed: of the augmentation.
+
+    Returns:
+        The image (H', W', 3), the objects left, by their place in `objects`, and the (H', W') bool union of crowds.
+    """
+    height, width = image.shape[:2]
+    follow = augment is None or _moves_points(augment)
+    places = {True: [], False: []}  # in `objects`, of what is rasterized after the augmentation, and before it
+    for k, found in enumerate(objects):
+        if not found.crowd:
+            places[follow and not isinstance(found.segmentation, Mapping)].append(k)
+    maps = pack([objects[k].segmentation for k in places[False]], height, width)
+    crowd = np.zeros((1, height, width), INDEX_DTYPE)  # travels as the last map
+    for found in objects:
+        if found.crowd:
+            crowd[0] |= rasterize(found.segmentation, height, width)
+    image, maps, matrix = _augment(image, np.concatenate([maps, crowd]), augment, seed)
+    left = {places[False][k]: patch for k, patch in patches(maps[:-1]).items()}
+    for k in places[True]:
+        polygons = [np.asarray(p, np.float64).reshape(-1, 2) for p in objects[k].segmentation]
+        patch = rasterize_window([p @ matrix[:, :2].T + matrix[:, 2] for p in polygons], *image.shape[:2])
+        if patch is not None:
+            left[k] = patch
+    return image, left, maps[-1] > 0
+
+
+def _augment(
+    image: NDArray[np.uint8], maps: NDArray[np.uint16], augment: Augmentation | None, seed: int
+) -> tuple[NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float64]]:
+    """Image and maps, augmented, and where points go if that can be said (else nowhere)."""
+    if augment is None:
+        return image, maps, np.eye(2, 3)
+    if _moves_points(augment):
+        return augment.with_matrix(image, maps, seed)
+    return *augment(image, maps, seed), np.full((2, 3), np.nan)
+
+
+def _moves_points(augment: Augmentation) -> TypeGuard[PointAugmentation]:
+    return isinstance(augment, PointAugmentation) and augment.moves_points
 
 
 def _draw_seed(image_id: int) -> int:
