@@ -21,6 +21,7 @@ from b2inst.data.damaged import Damaged
 from b2inst.data.errors import DataError
 from b2inst.data.image import read_image
 from b2inst.data.index import CocoIndex, CocoObject
+from b2inst.data.sampler import Draw
 from b2inst.ops.rasterize import INDEX_DTYPE, Patch, assemble, pack, patches, rasterize, rasterize_window
 
 
@@ -73,8 +74,8 @@ class PointAugmentation(Augmentation, Protocol):
 class CocoDataset(Dataset[Sample | Damaged]):
     """Images and instances of a COCO-format set.
 
-    The randomness of a sample comes from torch's generator of the process (a worker has its own, seeded by the
-    loader), so that workers and epochs differ and a seed reproduces them.
+    A `Draw` as the index names all randomness of a sample. With a plain position it comes from torch's generator of
+    the process (a worker has its own, seeded by the loader).
 
     Args:
         index: the annotations.
@@ -111,8 +112,9 @@ class CocoDataset(Dataset[Sample | Damaged]):
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, position: int) -> Sample | Damaged:
-        record = self.images[position]
+    def __getitem__(self, index: int | Draw) -> Sample | Damaged:
+        record = self.images[index.position if isinstance(index, Draw) else index]
+        seed = index.sample_seed(record.id) if isinstance(index, Draw) else _draw_seed(record.id)
         path = self.folder / record.file_name
         try:
             image = read_image(path, record.size)
@@ -121,7 +123,7 @@ class CocoDataset(Dataset[Sample | Damaged]):
                 raise
             return Damaged(str(error))
         objects = self.index.objects(record.id)
-        image, found, crowd = augment_objects(image, objects, self.augment, _draw_seed(record.id))
+        image, found, crowd = augment_objects(image, objects, self.augment, seed)
         masks, boxes, kept = assemble(found, *image.shape[:2])
         return Sample(
             image=torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),  # (H, W, 3) -> (3, H, W)
