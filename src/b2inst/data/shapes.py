@@ -35,11 +35,11 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from pycocotools import mask as rle_tools
 
-VERSION = 6  # raise it with every change of the pictures or annotations: folders of older versions are made anew
+VERSION = 9  # raise it with every change of the pictures or annotations: folders of older versions are made anew
 GENERATOR = "b2inst.data.shapes"
 SPLITS = ("train", "val")
-CATEGORIES = {"disk": 2, "box": 3, "star": 5, "crescent": 8, "ring": 13}
-_ROUND = ("disk", "crescent", "ring")  # their supercategory; the others are "angular"
+CATEGORIES = {"disk": 2, "box": 3, "star": 5, "crescent": 8}
+_ROUND = ("disk", "crescent")  # their supercategory; the others are "angular"
 _FINE = 4  # outlines are filled on a grid this many times finer, then averaged
 _MIN_VISIBLE = 24  # pixels, and below:
 _MIN_VISIBLE_SHARE = (0.6, 0.6)  # share of the area in the frame, of an object and of a crowd
@@ -88,13 +88,19 @@ def _edges(corners: Array, points: int = 12) -> Array:
     return (corners[:, None] * (1 - t) + ends[:, None] * t).reshape(-1, 2)  # (edges, points, 2) -> (P, 2)
 
 
+def _hole(rng: Generator, room: float) -> Contours:
+    """A round hole in one object of four, well inside of a circle of radius `room`."""
+    return [_circle(*room * rng.uniform(0.35, 0.5, 2))] if rng.uniform() < 0.25 else []
+
+
 def _disk(rng: Generator, radius: float) -> Contours:
-    return [_circle(radius, radius * rng.uniform(0.55, 1.0))]
+    ry = radius * rng.uniform(0.6, 1.0)
+    return [_circle(radius, ry), *_hole(rng, ry)]
 
 
 def _box(rng: Generator, radius: float) -> Contours:
     x, y = 0.9 * radius, 0.9 * radius * rng.uniform(0.45, 0.95)
-    return [_edges(np.array([[x, y], [-x, y], [-x, -y], [x, -y]]))]
+    return [_edges(np.array([[x, y], [-x, y], [-x, -y], [x, -y]])), *_hole(rng, y)]
 
 
 def _star(rng: Generator, radius: float) -> Contours:
@@ -114,11 +120,6 @@ def _crescent(rng: Generator, radius: float) -> Contours:
     return [radius * np.concatenate([_circle(1, 1, outer, 2 * np.pi - outer), arc])]
 
 
-def _ring(rng: Generator, radius: float) -> Contours:
-    ry, width = radius * rng.uniform(0.8, 1.0), radius * rng.uniform(0.3, 0.45)
-    return [_circle(radius, ry), _circle(radius - width, ry - width)]
-
-
 def _unit(angle: float) -> Array:
     return np.array([np.cos(angle), np.sin(angle)])
 
@@ -128,7 +129,6 @@ _OUTLINES: dict[str, Callable[[Generator, float], Contours]] = {
     "box": _box,
     "star": _star,
     "crescent": _crescent,
-    "ring": _ring,
 }
 
 
@@ -170,6 +170,9 @@ def _coverage(parts: list[Contours], height: int, width: int) -> tuple[tuple[sli
 # ----------------------------------------------------------------------------------------------------- painting
 
 
+_KINDS = ("stripes", "checks", "noise", "plain")
+
+
 @dataclass(frozen=True)
 class _Material:
     """Color and texture; objects that share one differ in the phase of the texture."""
@@ -181,9 +184,9 @@ class _Material:
     angle: float
 
     @classmethod
-    def sample(cls, rng: Generator, hue: float) -> _Material:
+    def sample(cls, rng: Generator, hue: float, kinds: Sequence[str] = _KINDS) -> _Material:
         color = 255 * np.array(colorsys.hsv_to_rgb(hue % 1.0, rng.uniform(0.15, 0.75), rng.uniform(0.4, 0.85)))
-        kind = str(rng.choice(["stripes", "checks", "noise", "plain"]))
+        kind = str(rng.choice(kinds))
         return cls(color, kind, rng.uniform(0.02, 0.07), rng.uniform(5, 14), rng.uniform(0, np.pi))
 
     def paint(self, rng: Generator, height: int, width: int) -> Array:
@@ -278,7 +281,7 @@ def _compose(rng: Generator, size: int, empty: bool, crowd: bool) -> _Scene:
     height, width = (int(side) for side in rng.integers(round(size * 5 / 6), size + 1, 2))
     hue = rng.uniform()
     materials = [_Material.sample(rng, hue + k / 3 + rng.uniform(-0.1, 0.1)) for k in range(3)]
-    grounds = [_Material.sample(rng, rng.uniform()) for _ in range(4)]
+    grounds = [_Material.sample(rng, rng.uniform(), ("noise", "plain")) for _ in range(4)]
     back = max(grounds, key=lambda ground: min(float(np.linalg.norm(ground.color - m.color)) for m in materials))
     if rng.uniform() < 0.1:  # camouflage: the ground has the color of one of the objects
         back = _Material(
@@ -301,23 +304,38 @@ def _compose(rng: Generator, size: int, empty: bool, crowd: bool) -> _Scene:
 
 
 def _add_objects(rng: Generator, scene: _Scene, materials: list[_Material], frame: Array) -> None:
-    """Put 3 to 6 objects; most beside an earlier one, and most of these of its material."""
-    target = int(rng.integers(3, 7))
+    """Put 3 to 5 objects; most beside an earlier one, and most of these of its material."""
+    target = int(rng.integers(3, 6))
     placed: list[tuple[Array, float, int]] = []
     for _ in range(8 * target):
         radius = max(7.0, float(np.exp(rng.uniform(np.log(0.16), np.log(0.3)))) * float(frame.mean()))
-        center, material = rng.uniform(0.05, 0.95, 2) * frame, int(rng.integers(len(materials)))
+        center, material = rng.uniform(0.12, 0.88, 2) * frame, int(rng.integers(len(materials)))
+        name = str(rng.choice(list(CATEGORIES)))
+        outline = _outline(rng, name, np.zeros(2), radius)
         if placed and rng.uniform() < 0.75:
             other, other_radius, other_material = placed[int(rng.integers(len(placed)))]
-            center = other + _unit(rng.uniform(0, 7)) * (radius + other_radius) * rng.uniform(0.65, 0.95)
-            center = np.clip(center, -0.02 * frame, 1.02 * frame)
+            way = _unit(rng.uniform(0, 7)) * (radius + other_radius)
+            depth = 0.005 if rng.uniform() < 0.65 else rng.uniform(0.05, 0.25)  # the first only touch
+            center = np.clip(_approach(scene, outline, other, way, depth), 0.02 * frame, 0.98 * frame)
             material = other_material if rng.uniform() < 0.9 else material
-        name = str(rng.choice(list(CATEGORIES)))
-        parts = [_outline(rng, name, center, radius)]
+        parts = [[contour + center for contour in outline]]
         if scene.add(rng, parts, materials[material], name=name, material=material, iscrowd=0):
             placed.append((center, radius, material))
         if len(placed) == target:
             return
+
+
+def _approach(scene: _Scene, outline: Contours, other: Array, way: Array, depth: float) -> Array:
+    """Where an outline that comes toward `other` along `way` first hides `depth` of its own area of what is there."""
+    for share in np.arange(1.05, 0.5, -0.03):
+        center = other + share * way
+        covered = _coverage([[contour + center for contour in outline]], *scene.owner.shape)
+        if covered is not None:
+            window, alpha, _ = covered
+            solid = alpha >= 0.5
+            if (scene.owner[window][solid] > 0).sum() > depth * solid.sum():
+                break
+    return center
 
 
 def _photograph(rng: Generator, image: Array) -> Array:
