@@ -35,7 +35,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from pycocotools import mask as rle_tools
 
-VERSION = 9  # raise it with every change of the pictures or annotations: folders of older versions are made anew
+VERSION = 10  # raise it with every change of the pictures or annotations: folders of older versions are made anew
 GENERATOR = "b2inst.data.shapes"
 SPLITS = ("train", "val")
 CATEGORIES = {"disk": 2, "box": 3, "star": 5, "crescent": 8}
@@ -90,7 +90,7 @@ def _edges(corners: Array, points: int = 12) -> Array:
 
 def _hole(rng: Generator, room: float) -> Contours:
     """A round hole in one object of four, well inside of a circle of radius `room`."""
-    return [_circle(*room * rng.uniform(0.35, 0.5, 2))] if rng.uniform() < 0.25 else []
+    return [_circle(*room * rng.uniform(0.35, 0.5, 2))] if rng.uniform() < 0.15 else []
 
 
 def _disk(rng: Generator, radius: float) -> Contours:
@@ -304,19 +304,19 @@ def _compose(rng: Generator, size: int, empty: bool, crowd: bool) -> _Scene:
 
 
 def _add_objects(rng: Generator, scene: _Scene, materials: list[_Material], frame: Array) -> None:
-    """Put 3 to 5 objects; most beside an earlier one, and most of these of its material."""
-    target = int(rng.integers(3, 6))
+    """Put 2 to 4 objects; most beside an earlier one, and most of these of its material."""
+    target = int(rng.integers(2, 5))
     placed: list[tuple[Array, float, int]] = []
     for _ in range(8 * target):
-        radius = max(7.0, float(np.exp(rng.uniform(np.log(0.16), np.log(0.3)))) * float(frame.mean()))
-        center, material = rng.uniform(0.12, 0.88, 2) * frame, int(rng.integers(len(materials)))
+        radius = max(7.0, float(np.exp(rng.uniform(np.log(0.2), np.log(0.34)))) * float(frame.mean()))
+        center, material = rng.uniform(0.2, 0.8, 2) * frame, int(rng.integers(len(materials)))
         name = str(rng.choice(list(CATEGORIES)))
         outline = _outline(rng, name, np.zeros(2), radius)
         if placed and rng.uniform() < 0.75:
             other, other_radius, other_material = placed[int(rng.integers(len(placed)))]
             way = _unit(rng.uniform(0, 7)) * (radius + other_radius)
             depth = 0.005 if rng.uniform() < 0.65 else rng.uniform(0.05, 0.25)  # the first only touch
-            center = np.clip(_approach(scene, outline, other, way, depth), 0.02 * frame, 0.98 * frame)
+            center = np.clip(_approach(scene, outline, other, way, depth), 0.1 * frame, 0.9 * frame)
             material = other_material if rng.uniform() < 0.9 else material
         parts = [[contour + center for contour in outline]]
         if scene.add(rng, parts, materials[material], name=name, material=material, iscrowd=0):
