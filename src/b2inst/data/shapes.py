@@ -5,9 +5,9 @@
     root/{train,val}/000001.jpg ...
 
 Boundaries matter by construction: objects hide each other, neighbors often share color and texture and are told
-apart by a faint contour, rim shading and another texture phase only; outlines are bent, concave or 2-3 pixels thin,
-objects leave the frame, and stripes and stray lines make edges where no object ends. One image in 50 is empty and
-one in 10 holds a crowd of dots.
+apart by a faint contour, rim shading and another texture phase only; outlines are bent or concave and run into thin
+tips, objects leave the frame, and stripes and stray lines make edges where no object ends. Colors say nothing about
+the class, outline and texture do. One image in 50 is empty and one in 10 holds a crowd of dots.
 
 Masks are what is visible, and no two overlap. One piece without holes is written as a polygon along the edges of its
 pixels, the rest as compressed RLE, and crowds as uncompressed RLE as in COCO's own files; category ids have gaps.
@@ -25,7 +25,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from pycocotools import mask as rle_tools
 
-VERSION = 11  # raise it with every change of the pictures or annotations: folders of older versions are made anew
+VERSION = 13  # raise it with every change of the pictures or annotations: folders of older versions are made anew
 GENERATOR = "b2inst.data.shapes"
 SPLITS = ("train", "val")
 CATEGORIES = {"disk": 2, "box": 3, "star": 5}
@@ -159,7 +159,7 @@ def _coverage(parts: list[Contours], height: int, width: int) -> tuple[tuple[sli
 # ----------------------------------------------------------------------------------------------------- painting
 
 
-_KINDS = ("stripes", "checks", "noise", "plain")
+_TEXTURES = {"disk": "noise", "box": "checks", "star": "stripes"}  # what a class is made of, whatever its color
 
 
 @dataclass(frozen=True)
@@ -173,10 +173,9 @@ class _Material:
     angle: float
 
     @classmethod
-    def sample(cls, rng: Generator, hue: float, kinds: Sequence[str] = _KINDS) -> _Material:
+    def sample(cls, rng: Generator, hue: float, kind: str) -> _Material:
         color = 255 * np.array(colorsys.hsv_to_rgb(hue % 1.0, rng.uniform(0.15, 0.75), rng.uniform(0.4, 0.85)))
-        kind = str(rng.choice(kinds))
-        return cls(color, kind, rng.uniform(0.02, 0.07), rng.uniform(5, 14), rng.uniform(0, np.pi))
+        return cls(color, kind, rng.uniform(0.03, 0.08), rng.uniform(5, 14), rng.uniform(0, np.pi))
 
     def paint(self, rng: Generator, height: int, width: int) -> Array:
         """(height, width, 3) float32 colors."""
@@ -269,15 +268,15 @@ def _compose(rng: Generator, size: int, empty: bool, crowd: bool) -> _Scene:
     """Paint one scene, without the flaws of a camera."""
     height, width = (int(side) for side in rng.integers(round(size * 5 / 6), size + 1, 2))
     hue = rng.uniform()
-    materials = [_Material.sample(rng, hue + k / 3 + rng.uniform(-0.1, 0.1)) for k in range(3)]
-    grounds = [_Material.sample(rng, rng.uniform(), ("noise", "plain")) for _ in range(4)]
+    materials = [_Material.sample(rng, hue + k / 3 + rng.uniform(-0.1, 0.1), "noise") for k in range(3)]
+    grounds = [_Material.sample(rng, rng.uniform(), str(rng.choice(["noise", "plain"]))) for _ in range(4)]
     back = max(grounds, key=lambda ground: min(float(np.linalg.norm(ground.color - m.color)) for m in materials))
     if rng.uniform() < 0.1:  # camouflage: the ground has the color of one of the objects
         back = _Material(
             materials[0].color * rng.choice([0.8, 0.9, 1.1, 1.2]), back.kind, 0.12, back.period, back.angle
         )
     image = _background(rng, height, width, back)
-    contour, shading = rng.uniform(0.12, 0.35), rng.uniform(0.03, 0.16)
+    contour, shading = rng.uniform(0.18, 0.4), rng.uniform(0.03, 0.16)
     scene = _Scene(image, np.zeros((height, width), np.uint8), _unit(rng.uniform(0, 7)), contour, shading)
     if empty:
         return scene
@@ -295,21 +294,23 @@ def _compose(rng: Generator, size: int, empty: bool, crowd: bool) -> _Scene:
 def _add_objects(rng: Generator, scene: _Scene, materials: list[_Material], frame: Array) -> None:
     """Put 2 to 4 objects; most beside an earlier one, and most of these of its material."""
     target = int(rng.integers(2, 5))
-    placed: list[tuple[Array, float, int]] = []
+    placed: list[tuple[Array, float, int, str]] = []
     for _ in range(8 * target):
         radius = max(7.0, float(np.exp(rng.uniform(np.log(0.2), np.log(0.34)))) * float(frame.mean()))
         center, material = rng.uniform(0.2, 0.8, 2) * frame, int(rng.integers(len(materials)))
         name = str(rng.choice(list(CATEGORIES)))
+        beside = placed[int(rng.integers(len(placed)))] if placed and rng.uniform() < 0.75 else None
+        if beside is not None and rng.uniform() < 0.9:  # then mostly of its color, and often of its texture too
+            material, name = beside[2], beside[3] if rng.uniform() < 0.4 else name
         outline = _outline(rng, name, np.zeros(2), radius)
-        if placed and rng.uniform() < 0.75:
-            other, other_radius, other_material = placed[int(rng.integers(len(placed)))]
-            way = _unit(rng.uniform(0, 7)) * (radius + other_radius)
+        if beside is not None:
+            way = _unit(rng.uniform(0, 7)) * (radius + beside[1])
             depth = 0.005 if rng.uniform() < 0.65 else rng.uniform(0.05, 0.2)  # the first only touch
-            center = np.clip(_approach(scene, outline, other, way, depth), 0.1 * frame, 0.9 * frame)
-            material = other_material if rng.uniform() < 0.9 else material
+            center = np.clip(_approach(scene, outline, beside[0], way, depth), 0.1 * frame, 0.9 * frame)
         parts = [[contour + center for contour in outline]]
-        if scene.add(rng, parts, materials[material], name=name, material=material, iscrowd=0):
-            placed.append((center, radius, material))
+        surface = replace(materials[material], kind=_TEXTURES[name])
+        if scene.add(rng, parts, surface, name=name, material=material, iscrowd=0):
+            placed.append((center, radius, material, name))
         if len(placed) == target:
             return
 
