@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from b2inst.data import shapes
 from b2inst.lit import LitSegmenter
 from b2inst.paths import config_dir
 from b2inst.train import resolve_checkpoint, train
@@ -114,7 +115,7 @@ def test_a_sweep_keeps_its_jobs_apart(root: Path, tmp_path: Path) -> None:
 def test_a_checkpoint_is_all_that_is_needed(trained: Path) -> None:
     module = LitSegmenter.from_checkpoint(trained / "checkpoints" / "best.ckpt")
     assert not module.training
-    assert len(module.class_names) == 6
+    assert module.class_names == list(shapes.CATEGORIES)
 
 
 def test_a_checkpoint_that_asks_for_more_is_refused(trained: Path, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ def resolve_checkpoint(given: str | None, output: Path) -> str | None:
 
 
 def keep_old_log(path: Path) -> None:
-    """Rename the log of an earlier part of this run to metrics.1.csv, metrics.2.csv, ...; the logger would delete it."""
+    """Rename the log of an earlier part of this run to metrics.1.csv, ...; the logger would delete it."""
     if path.is_file():
         number = next(i for i in itertools.count(1) if not path.with_suffix(f".{i}.csv").exists())
         path.rename(path.with_suffix(f".{number}.csv"))

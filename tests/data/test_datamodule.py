@@ -238,13 +238,9 @@ def _compose(data: str, augment: str, root: Path | None) -> B2InstDataModule:
     hydra = pytest.importorskip("hydra")
     from omegaconf import OmegaConf
 
-    config = OmegaConf.create(
-        {
-            "data": OmegaConf.load(CONF / "data" / f"{data}.yaml"),
-            "augment": OmegaConf.load(CONF / "augment" / f"{augment}.yaml"),
-            "gt": {"_target_": "b2inst.data.boundary_target.BoundaryTarget"},
-        }
-    )
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        config = hydra.compose(overrides=[f"+data={data}", f"+augment={augment}", "+gt=boundary"])
+    OmegaConf.set_struct(config, False)
     if root is not None:
         config.data.root = str(root)
     config.data.num_workers = 0

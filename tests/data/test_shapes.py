@@ -59,11 +59,11 @@ def test_layout_sizes_and_categories(root: Path) -> None:
         for image in coco.imgs.values():
             picture = cv2.imread(str(root / split / image["file_name"]))
             assert picture.shape == (image["height"], image["width"], 3)
-            assert 106 <= min(picture.shape[:2]) <= max(picture.shape[:2]) <= 150
-        assert sorted(coco.cats) == [2, 3, 5, 8, 13, 21]  # with gaps, as COCO's own
+            assert 106 <= min(picture.shape[:2]) <= max(picture.shape[:2]) <= 128
+        assert sorted(coco.cats) == [2, 3, 5]  # with gaps, as COCO's own
         assert {category["supercategory"] for category in coco.cats.values()} == {"round", "angular"}
     assert not set(load(root, "train").imgs) & set(load(root, "val").imgs)
-    assert {a["category_id"] for _, _, things, _ in scenes(root) for a in things} == {2, 3, 5, 8, 13, 21}
+    assert {a["category_id"] for _, _, things, _ in scenes(root) for a in things} == {2, 3, 5}
 
 
 def test_boxes_are_tight_areas_exact_and_masks_disjoint(root: Path) -> None:
@@ -76,7 +76,7 @@ def test_boxes_are_tight_areas_exact_and_masks_disjoint(root: Path) -> None:
             assert annotation["bbox"] == box
             assert annotation["area"] == mask.sum() >= 24
             seen.append(annotation["id"])
-    assert len(seen) == len(set(seen)) > 100
+    assert len(seen) == len(set(seen)) > 80
     assert min(seen) > 0  # COCOeval takes an id of 0 for "not matched"
 
 
@@ -96,14 +96,14 @@ def test_three_kinds_of_segmentation(root: Path) -> None:
                 compressed += 1
                 assert isinstance(segmentation["counts"], str) and len(contours) > 1
     assert crowds == 4  # images 3 and 13, 23 of train and 3 of val
-    assert polygons > 50 and compressed > 20
+    assert polygons > 50 and compressed > 10
 
 
 def test_empty_images_and_numbers_of_objects(root: Path) -> None:
     counts = {(image["split"], image["file_name"]): len(a) for _, image, a, _ in scenes(root)}
     empty = [name for name, count in counts.items() if count == 0]
     assert empty == [("train", "000008.jpg"), ("val", "000008.jpg")]
-    assert all(3 <= count <= 10 for name, count in counts.items() if name not in empty)
+    assert all(2 <= count <= 5 for name, count in counts.items() if name not in empty)
 
 
 def test_same_material_neighbors_touch_in_most_images(root: Path) -> None:
@@ -117,7 +117,7 @@ def test_same_material_neighbors_touch_in_most_images(root: Path) -> None:
             for j in range(i)
             if not things[i]["iscrowd"] and not things[j]["iscrowd"]
         )
-    assert found >= 0.8 * images  # two of the images are empty
+    assert found >= 0.7 * images  # two of the images are empty
 
 
 def test_masks_lie_on_the_objects(root: Path) -> None:

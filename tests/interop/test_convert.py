@@ -35,7 +35,9 @@ def annotations(root: Path) -> Path:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small BlendMask with as many classes as the shapes, as detectron2's trainer saves one."""
     path = tmp_path_factory.mktemp("weights") / "in.pth"
-    torch.save({"model": {k: v.numpy() for k, v in weights(num_classes=6).items()}, "iteration": 3}, path)
+    torch.save(
+        {"model": {k: v.numpy() for k, v in weights(num_classes=len(shapes.CATEGORIES)).items()}, "iteration": 3}, path
+    )
     return path
 
 
@@ -46,9 +48,9 @@ def test_a_converted_file_is_evaluated_and_exported(
                "model.assembly.mask_size=28", cwd=tmp_path)  # fmt: skip
     assert "tensors loaded, 0 left over" in done.stdout and "start afresh" not in done.stdout
     module = LitSegmenter.from_checkpoint(tmp_path / "out.ckpt")
-    model = blendmask(num_classes=6).eval()
-    load_adelaidet(model, weights(num_classes=6))
-    images = build.images(1, 64, 96)
+    model = blendmask(num_classes=len(shapes.CATEGORIES)).eval()
+    load_adelaidet(model, weights(num_classes=len(shapes.CATEGORIES)))
+    images = build.images(1, 128, 160)
     with torch.no_grad():
         (found,), (wanted,) = (m.detect(m(images), images) for m in (module.model, model))
     assert len(wanted) > 1 and torch.equal(found.boxes, wanted.boxes) and torch.equal(found.labels, wanted.labels)
@@ -59,7 +61,7 @@ def test_a_converted_file_is_evaluated_and_exported(
     assert "mask/AP" in json.loads((tmp_path / "m.json").read_text())
 
     run("interop.convert", "out.ckpt", "back.pth", cwd=tmp_path)
-    assert same(torch.load(tmp_path / "back.pth", weights_only=True), weights(num_classes=6))
+    assert same(torch.load(tmp_path / "back.pth", weights_only=True), weights(num_classes=len(shapes.CATEGORIES)))
 
 
 def test_into_another_method(source: Path, annotations: Path, tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_into_another_method(source: Path, annotations: Path, tmp_path: Path) ->
 
 
 def test_classes(source: Path, annotations: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has 6 classes, and there are 80.*--annotations FILE.*--reset-classifier"):
+    with pytest.raises(ValueError, match="has 4 classes, and there are 80.*--annotations FILE.*--reset-classifier"):
         convert(source, tmp_path / "c.ckpt")
     said = convert(source, tmp_path / "c.ckpt", reset_classifier=True)
     assert "4 start afresh: another number of classes" in said
@@ -88,7 +90,7 @@ def test_classes(source: Path, annotations: Path, tmp_path: Path) -> None:
 
 
 def test_an_fcos(annotations: Path, tmp_path: Path) -> None:
-    model = blendmask(num_classes=6, detector={"use_scale": True})
+    model = blendmask(num_classes=len(shapes.CATEGORIES), detector={"use_scale": True})
     torch.save(export_adelaidet(model, detector_only=True), tmp_path / "fcos.pth")
     convert(tmp_path / "fcos.pth", tmp_path / "fcos.ckpt", annotations=annotations)
     detector = LitSegmenter.from_checkpoint(tmp_path / "fcos.ckpt").model.detector
@@ -116,7 +118,7 @@ def test_models_that_do_not_fit(
     name: str, annotations: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     added, message = REFUSED[name]
-    torch.save(weights(num_classes=6) | added, tmp_path / "x.pth")
+    torch.save(weights(num_classes=len(shapes.CATEGORIES)) | added, tmp_path / "x.pth")
     with pytest.raises(SystemExit) as stopped:
         main([str(tmp_path / "x.pth"), str(tmp_path / "x.ckpt"), f"--annotations={annotations}"])
     assert stopped.value.code == 1 and message in capsys.readouterr().err

@@ -61,7 +61,8 @@ def images(count=2, height=64, width=96, sizes=None, seed=0):
     for n, (h, w) in enumerate(sizes.tolist()):
         pixels[n, :, h:] = 0
         pixels[n, :, :, w:] = 0
-    return ImageBatch(pixels, sizes, sizes.clone(), torch.arange(count))
+    names = tuple(f"{n}.jpg" for n in range(count))
+    return ImageBatch(pixels, sizes, sizes.clone(), torch.arange(count), names)
 
 
 def targets(boxes_of_images, height=64, width=96):

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from toy import toy_config
 
 from b2inst.config import CHECKPOINT_TARGETS, build
 from b2inst.data.boundary_target import BoundaryTarget
 from b2inst.models.segmenter import Segmenter
 from b2inst.ops.points import conv3x3_at
 from b2inst.structures import Batch, ImageBatch, Targets
+from toy import toy_config
 
 
 def make_batch(boxes: list[list[tuple[int, int, int, int]]], size: int = 64) -> Batch:

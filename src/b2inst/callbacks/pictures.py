@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,47 +12,63 @@ from pytorch_lightning.loggers import WandbLogger
 from torch import Tensor
 
 from b2inst import viz
+from b2inst.callbacks.evaluation import CocoEvaluation
 from b2inst.models.segmenter import Outputs, Segmenter
 from b2inst.structures import Batch
+
+DEFAULT_THRESHOLD = 0.3  # where no pass has found a better one
+MIN_SIDE = 320  # pixels; smaller images are drawn enlarged, so that outlines and labels can be told apart
 
 
 class Pictures(pl.Callback):
     """Draws the first images of each validation pass into files, and into W&B where that is a logger.
 
+    Stands after `CocoEvaluation` among the callbacks, whose threshold it takes.
+
     Args:
         folder: where the files go; those of an earlier pass are overwritten.
         images: how many.
-        score_threshold: detections below are not drawn.
+        score_threshold: detections below are not drawn; None for the threshold with the best F1 of the pass, or 0.3
+            where there is none.
     """
 
-    def __init__(self, folder: str, images: int = 4, score_threshold: float = 0.3) -> None:
+    def __init__(self, folder: str, images: int = 4, score_threshold: float | None = None) -> None:
         self.folder = Path(folder)
         self.images = images
         self.score_threshold = score_threshold
-        self._drawn = 0
+        self._kept: list[tuple[Batch, dict[str, Any], int]] = []
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start with the first image again."""
-        self._drawn = 0
+        self._kept = []
 
-    @torch.no_grad()
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """Draw what is still wanted of this batch."""
-        if not trainer.is_global_zero:
-            return
-        for i in range(min(len(batch), self.images - self._drawn)):
-            panels = draw_panels(pl_module.model, batch, outputs, i, pl_module.class_names, self.score_threshold)
-            name = f"{self._drawn:02d}_{Path(batch.images.file_names[i]).stem}"
-            sheet = viz.side_by_side(panels, columns=3)
-            viz.save(sheet, self.folder / f"{name}.png")
+        """Keep what is still wanted of this batch until the threshold is known."""
+        wanted = min(len(batch), self.images - len(self._kept)) if trainer.is_global_zero else 0
+        self._kept += [(batch, outputs, i) for i in range(wanted)]
+
+    @torch.no_grad()
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw."""
+        threshold = self._threshold(trainer)
+        for number, (batch, outputs, i) in enumerate(self._kept):
+            panels = draw_panels(pl_module.model, batch, outputs, i, pl_module.class_names, threshold)
+            name = f"{number:02d}_{Path(batch.images.file_names[i]).stem}.png"
+            viz.save(viz.side_by_side(panels, columns=3), self.folder / name)
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
                     pictures = [picture.permute(1, 2, 0).numpy() for picture in panels.values()]
-                    logger.log_image(f"pictures/{self._drawn}", pictures, trainer.global_step, caption=list(panels))
-            self._drawn += 1
+                    logger.log_image(f"pictures/{number}", pictures, trainer.global_step, caption=list(panels))
+        self._kept = []
+
+    def _threshold(self, trainer: pl.Trainer) -> float:
+        if self.score_threshold is not None:
+            return self.score_threshold
+        passes = [c.threshold for c in trainer.callbacks if isinstance(c, CocoEvaluation)]  # type: ignore[attr-defined]
+        return next((threshold for threshold in passes if threshold is not None), DEFAULT_THRESHOLD)
 
 
 def draw_panels(
@@ -68,28 +85,37 @@ def draw_panels(
         threshold: detections below this score are not drawn.
 
     Returns:
-        (3, H, W) uint8 each, at the size of the image without its padding.
+        (3, H, W) uint8 each: the image without its padding, enlarged by a whole number where it is small.
     """
     raw: Outputs = outputs["outputs"]
     height, width = batch.images.sizes[index].tolist()
-    canvas = tuple(batch.images.pixels.shape[-2:])
-    image = batch.images.pixels[index, :, :height, :width].cpu()
+    zoom = math.ceil(MIN_SIDE / min(height, width, MIN_SIDE))
+    size = (zoom * height, zoom * width)
+    canvas = tuple(zoom * side for side in batch.images.pixels.shape[-2:])
+
+    def shown(picture: Tensor) -> Tensor:
+        return picture[:, : size[0], : size[1]]
+
+    image = shown(_enlarged(batch.images.pixels[index].cpu(), zoom))
     panels = {"image": image}
     targets = batch.targets
     if targets is not None:
         own = (targets.image_index == index).cpu()
-        masks = targets.masks.cpu()[own][:, :height, :width]
+        masks = shown(_enlarged(targets.masks.cpu()[own], zoom))
         panels["ground truth"] = viz.draw_instances(image, masks, targets.labels.cpu()[own], class_names)
-    detections = outputs["detections"][index].to("cpu")
+    detections = outputs["detections"][index].to("cpu").resized(size)
     panels["predictions"] = viz.draw_detections(image, detections, class_names, threshold)
     bases = raw.bases[index].float().cpu()
     logits = model.boundary.logits(bases[None])
     boundary = None if logits is None else logits[0]
-    panels["bases"] = viz.draw_bases(bases[: model.num_bases], canvas, boundary)[:, :height, :width]
+    panels["bases"] = shown(viz.draw_bases(bases[: model.num_bases], canvas, boundary))
     if boundary is not None:
-        grey = (boundary.sigmoid() * 255).round().to(torch.uint8)[None].repeat(3, 1, 1)
-        panels["boundary basis"] = torch.nn.functional.interpolate(grey[None], canvas)[0][:, :height, :width]
+        panels["boundary basis"] = shown(viz.draw_boundary(boundary.sigmoid(), canvas))
     if targets is not None and targets.boundary is not None:
         target, weight = targets.boundary[index].cpu(), targets.boundary_weight[index].cpu()
-        panels["boundary target"] = viz.draw_boundary(target, canvas, weight)[:, :height, :width]
+        panels["boundary target"] = shown(viz.draw_boundary(target, canvas, weight))
     return panels
+
+
+def _enlarged(maps: Tensor, zoom: int) -> Tensor:
+    return maps.repeat_interleave(zoom, dim=-2).repeat_interleave(zoom, dim=-1)

@@ -38,4 +38,5 @@ class Term(nn.Module):
         return min(self.weight + self.weight_step * epoch, max(self.weight_max, self.weight))
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor, reduction: Reduction = "mean") -> Tensor:
+        """Compute the term; each loss defines it."""
         raise TypeError(f"{type(self).__name__} has to define forward()")

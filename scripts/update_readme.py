@@ -1,0 +1,86 @@
+"""Write the results of finished runs, and a picture of the first, into README.md.
+
+    python scripts/update_readme.py outputs/demo [RUN ...]
+
+Everything that stands between the two `results` markers of README.md is replaced. All numbers come from the
+`metrics.json`, `metrics.csv` and `config.yaml` of the runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+ROOT = Path(__file__).resolve().parents[1]
+IMAGE = Path("docs/images/demo.png")
+COLUMNS = ["box/AP", "mask/AP", "mask/AP50", "mask/AP75", "boundary/AP"]
+BEGIN, END = "<!-- results: begin, written by scripts/update_readme.py -->", "<!-- results: end -->"
+
+
+def row(run: Path) -> str:
+    """One line of the table.
+
+    Args:
+        run: folder of a run that has ended.
+
+    Raises:
+        FileNotFoundError: it lacks one of the three files.
+    """
+    metrics = json.loads((run / "metrics.json").read_text())
+    config = OmegaConf.load(run / "config.yaml")
+    with (run / "metrics.csv").open(newline="") as file:
+        steps = 1 + max(int(line["step"]) for line in csv.DictReader(file))
+    limit = config["data"]["val"]["limit"]
+    data = Path(config["data"]["root"]).name + (f", {limit} images" if limit else "")
+    images = config["data"]["batch_size"] * config["trainer"].get("accumulate_grad_batches", 1)
+    cells = [f"`{config['name']}`", data, f"{steps:,} of {images}", *(_percent(metrics.get(key)) for key in COLUMNS)]
+    return f"| {' | '.join(cells)} |"
+
+
+def block(runs: list[Path]) -> str:
+    """What stands between the markers."""
+    head = ["run", "data", "steps of images", *(key.replace("/", " ") for key in COLUMNS)]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *map(row, runs)]
+    return "\n".join([f"![A picture that the first run drew]({IMAGE})", "", *lines])
+
+
+def replace_block(text: str, content: str) -> str:
+    """Put `content` between the markers.
+
+    Raises:
+        ValueError: the text does not have both markers.
+    """
+    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"README.md has no lines\n{BEGIN}\n{END}")
+    return pattern.sub(lambda _: f"{BEGIN}\n{content}\n{END}", text)
+
+
+def _percent(value: Any) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
+    """Command line entry."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, help="folders of runs that have ended")
+    parser.add_argument("--picture", default="01_*.png", help="which picture of the first run (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    text = replace_block((root / "README.md").read_text(), block(options.runs))
+    pictures = sorted((options.runs[0] / "pictures").glob(options.picture))
+    if not pictures:
+        parser.error(f"{options.runs[0] / 'pictures'} holds no {options.picture}")
+    (root / IMAGE).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(pictures[0], root / IMAGE)
+    (root / "README.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
