@@ -252,7 +252,7 @@ def test_the_route_of_a_cpu_equals_that_of_a_device(resolution, merge, padding, 
     batch = collate([_blobs((61, 90)), _sample((64, 96)), _blobs((50, 40), count=3)])
     ours = _target(batch, resolution=resolution, merge=merge, padding=padding)
 
-    def by_filter(masks: Tensor, padding: str, boxes: Tensor | None) -> Tensor:
+    def by_filter(masks: Tensor, padding: str) -> Tensor:
         return (laplacian(masks.float(), padding) > 0.1).any(dim=0).float()
 
     monkeypatch.setattr("b2inst.data.boundary_target.any_boundary", by_filter)
