@@ -73,7 +73,10 @@ def test_into_another_method(source: Path, annotations: Path, tmp_path: Path) ->
 
 
 def test_classes(source: Path, annotations: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has 3 classes, and there are 80.*--annotations FILE.*--reset-classifier"):
+    with pytest.raises(
+        ValueError,
+        match=f"has {len(shapes.CATEGORIES)} classes, and there are 80.*--annotations FILE.*--reset-classifier",
+    ):
         convert(source, tmp_path / "c.ckpt")
     said = convert(source, tmp_path / "c.ckpt", reset_classifier=True)
     assert "4 start afresh: another number of classes" in said
