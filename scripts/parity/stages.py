@@ -46,12 +46,13 @@ class Row:
 
 
 def build_model(fixture: Fixture, *overrides: str) -> Segmenter:
-    """The published BlendMask of the fixture's depth, at random weights, from `experiment=blendmask_r50_1x`."""
+    """The published BlendMask of the fixture's depth, from `experiment=blendmask_r50_1x recipe=coco_1x`."""
     blocks = {m[1] for k in fixture.digests if (m := re.match(r"backbone\.bottom_up\.res4\.(\d+)\.", k))}
     depth = DEPTHS[any(".conv3." in k for k in fixture.digests), len(blocks)]
     settings = [f"model.backbone.depth={depth}", f"model.num_classes={fixture.shape('logits_0')[1]}", *overrides]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        config = compose("train", ["experiment=blendmask_r50_1x", "name=parity", "output=parity", *settings])
+        chosen = ["experiment=blendmask_r50_1x", "recipe=coco_1x", "name=parity", "output=parity"]
+        config = compose("train", [*chosen, *settings])
         return build(plain(config)["model"], CHECKPOINT_TARGETS)
 
 
