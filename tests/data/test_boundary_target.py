@@ -10,6 +10,7 @@ from torch import Tensor
 from b2inst.data.boundary_target import BoundaryTarget
 from b2inst.data.coco import Sample
 from b2inst.data.collate import collate
+from b2inst.ops.laplacian import laplacian
 from b2inst.structures import Batch
 
 RESOLUTIONS = ["stride", "full_maxpool", "detail"]
@@ -242,3 +243,18 @@ def test_wrong_values_are_refused():
         BoundaryTarget(chunk=0)
     with pytest.raises(ValueError, match="no targets"):
         BoundaryTarget()(Batch(collate([_sample((8, 8))]).images))
+
+
+@pytest.mark.parametrize("padding", ["replicate", "zeros"])
+@pytest.mark.parametrize("merge", ["per_instance_max", "union"])
+@pytest.mark.parametrize("resolution", ["stride", "full_maxpool"])
+def test_the_route_of_a_cpu_equals_that_of_a_device(resolution, merge, padding, monkeypatch):
+    batch = collate([_blobs((61, 90)), _sample((64, 96)), _blobs((50, 40), count=3)])
+    ours = _target(batch, resolution=resolution, merge=merge, padding=padding)
+
+    def by_filter(masks: Tensor, padding: str) -> Tensor:
+        return (laplacian(masks.float(), padding) > 0.1).any(dim=0).float()
+
+    monkeypatch.setattr("b2inst.data.boundary_target.any_boundary", by_filter)
+    assert 0 < ours.mean() < 1
+    assert torch.equal(ours, _target(batch, resolution=resolution, merge=merge, padding=padding))

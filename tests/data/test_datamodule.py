@@ -149,7 +149,8 @@ def test_training_is_shuffled_and_drops_what_is_left_over_but_not_all(root):
     module.setup("fit")
     ids = [batch.images.image_ids.tolist() for batch in module.train_dataloader()]
     assert [len(i) for i in ids] == [4]
-    orders = {tuple(next(iter(module.train_dataloader())).images.image_ids.tolist()) for _ in range(10)}
+    loader = module.train_dataloader()
+    orders = {tuple(next(iter(loader)).images.image_ids.tolist()) for _ in range(10)}
     assert len(orders) > 1
     tiny = _module(root, train={"limit": 3}, batch_size=8)
     assert [len(batch) for batch in tiny.train_dataloader()] == [3]

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from b2inst.ops.laplacian import boundary, laplacian, soft_boundary
+from b2inst.ops.laplacian import any_boundary, boundary, laplacian, soft_boundary
 
 
 def blobs(count=4, height=13, width=17, seed=0):
@@ -159,3 +159,23 @@ def test_errors_name_the_remedy():
             boundary(masks, band=band)
     with pytest.raises(ValueError, match=r"threshold=25.*\[0, 8\)"):
         boundary(masks, threshold=25)
+
+
+@pytest.mark.parametrize("padding", ["replicate", "zeros"])
+@pytest.mark.parametrize("seed", range(3))
+def test_any_boundary_is_the_maximum_of_the_convolutions(padding, seed):
+    masks = blobs(seed=seed)
+    masks[1] = False  # an empty one, one that is everything, and one of a single pixel in a corner
+    masks[2] = seed == 0
+    masks[3] = False
+    masks[3, -1, -1] = True
+    expected = (by_convolution(masks.float(), padding) > 0.1).any(dim=0).float()
+    assert torch.equal(any_boundary(masks, padding), expected)
+    assert torch.equal(any_boundary(masks[:, 1:, 2:-1], padding), boundary(masks[:, 1:, 2:-1], padding=padding).amax(0))
+    strided = masks[:, 1::2, ::3]
+    assert torch.equal(any_boundary(strided, padding), boundary(strided, padding=padding).amax(dim=0))
+
+
+def test_any_boundary_of_nothing():
+    assert torch.equal(any_boundary(torch.zeros(0, 3, 4, dtype=torch.bool)), torch.zeros(3, 4))
+    assert any_boundary(torch.zeros(2, 0, 4, dtype=torch.bool)).shape == (0, 4)

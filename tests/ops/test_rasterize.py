@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from b2inst.ops.rasterize import INDEX_DTYPE, pack, rasterize, rasterize_in_box, to_rle, unpack
+from b2inst.ops.rasterize import INDEX_DTYPE, pack, rasterize, rasterize_in_box, rasterize_window, to_rle, unpack
 
 SQUARE = [[1, 1, 4, 1, 4, 3, 1, 3]]  # columns 1 to 3, rows 1 and 2
 
@@ -130,3 +130,19 @@ def test_polygons_in_a_box_are_finer_than_pixels():
 def test_a_box_without_area_counts_as_a_tenth_of_a_pixel():
     line = [[3.0, 1.0, 3.05, 1.0, 3.05, 5.0, 3.0, 5.0]]
     assert rasterize_in_box(line, [3.0, 1.0, 3.0, 5.0], 8)[:, :4].all()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_window_holds_what_the_whole_image_would(seed):
+    rng = np.random.default_rng(seed)
+    center, spread = rng.uniform(-10, 60, 2), rng.choice([1, 5, 30])
+    polygons = [(center + rng.normal(0, spread, (rng.integers(3, 9), 2))).round(1) for _ in range(rng.integers(1, 3))]
+    expected = rasterize([p.ravel() for p in polygons], 50, 40)  # one decimal: every second number is a tie
+    found = np.zeros((50, 40), bool)
+    patch = rasterize_window(polygons, 50, 40)
+    assert (patch is None) == (not expected.any())
+    if patch is not None:
+        x, y, pixels = patch
+        assert pixels.any(axis=0)[[0, -1]].all() and pixels.any(axis=1)[[0, -1]].all()  # tight
+        found[y : y + pixels.shape[0], x : x + pixels.shape[1]] = pixels
+    np.testing.assert_array_equal(found, expected)

@@ -4,7 +4,9 @@ A pipeline is a dict of named transforms, applied in the order of the dict, so t
 delete one entry (`augment.train.flip.p=0`, `~augment.train.flip`). Any albumentations transform can be an entry;
 those that users need most are here, with plain numbers as arguments.
 
-Masks travel as index maps (see `b2inst.ops.rasterize`), which only nearest-neighbor sampling leaves valid.
+Where every transform is one that we know, polygons are moved point by point, and rasterized once, at the size that the
+network gets. All other masks travel as index maps (see `b2inst.ops.rasterize`), which only nearest-neighbor sampling
+leaves valid.
 OpenCV's INTER_NEAREST takes the corner of a pixel and not its center, which moves masks by half a pixel against
 their image; INTER_NEAREST_EXACT does not.
 """
@@ -44,6 +46,13 @@ class Augment:
                     "give its _target_, for example b2inst.data.augment.flip"
                 )
         self._pipeline = A.Compose(list(self.transforms.values()))
+        points = A.KeypointParams(format="xy", remove_invisible=False)
+        self._with_points = A.Compose(list(self.transforms.values()), keypoint_params=points)
+
+    @property
+    def moves_points(self) -> bool:
+        """Whether points can follow: each transform is one of ours, or leaves the geometry alone."""
+        return all(isinstance(transform, POINT_TRANSFORMS) for transform in self.transforms.values())
 
     def __call__(
         self, image: NDArray[np.uint8], maps: NDArray[np.uint16], seed: int
@@ -64,11 +73,34 @@ class Augment:
         out = self._pipeline(image=image, masks=maps)
         return out["image"], out["masks"]
 
+    def with_matrix(
+        self, image: NDArray[np.uint8], maps: NDArray[np.uint16], seed: int
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint16], NDArray[np.float64]]:
+        """As a call, and say where points go; only for pipelines with `moves_points`.
+
+        Args:
+            image: (H, W, 3) uint8, RGB.
+            maps: (L, H, W) uint16 index maps, L >= 1.
+            seed: of all random numbers.
+
+        Returns:
+            image (H', W', 3), maps (L, H', W') and the (2, 3) matrix M of the points: x' = M @ (x, y, 1), in pixels.
+        """
+        if not self.transforms:
+            return image, maps, np.eye(2, 3)
+        self._with_points.set_random_seed(seed)
+        # three corners tell where all points go; for albumentations (0, 0) is the center of a pixel, for us its corner
+        corners = np.array([[0, 0], [image.shape[1], 0], [0, image.shape[0]]], np.float64)
+        out = self._with_points(image=image, keypoints=corners - 0.5, masks=maps)
+        origin, right, below = np.asarray(out["keypoints"], np.float64)[:, :2] + 0.5
+        matrix = np.stack([(right - origin) / image.shape[1], (below - origin) / image.shape[0], origin], axis=1)
+        return out["image"], out["masks"], matrix
+
 
 class _Resize(A.DualTransform):
     """Base of the resizers: a subclass says by how much."""
 
-    _targets = (Targets.IMAGE, Targets.MASK)
+    _targets = (Targets.IMAGE, Targets.MASK, Targets.KEYPOINTS)
     scale: Callable[[int, int], float]  # the subclass has it: the factor for an image of this height and width
 
     def __init__(self, max_long: int | None, antialias: bool, p: float = 1.0) -> None:
@@ -94,6 +126,13 @@ class _Resize(A.DualTransform):
     def apply_to_mask(self, mask: NDArray[Any], size: tuple[int, int], **params: Any) -> NDArray[Any]:
         """Resize an index map: the value at the center of each new pixel."""
         return cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
+
+    def apply_to_keypoints(self, keypoints: NDArray[Any], size: tuple[int, int], **params: Any) -> NDArray[Any]:
+        """Move points, whose (0, 0) is the center of a pixel."""
+        height, width = params["shape"][:2]
+        moved = keypoints.copy()
+        moved[:, :2] = (keypoints[:, :2] + 0.5) * (size[0] / width, size[1] / height) - 0.5
+        return moved
 
 
 class Resize(_Resize):
@@ -166,7 +205,7 @@ class Crop(A.DualTransform):
         ValueError: `size` is not as above.
     """
 
-    _targets = (Targets.IMAGE, Targets.MASK)
+    _targets = (Targets.IMAGE, Targets.MASK, Targets.KEYPOINTS)
 
     def __init__(self, size: int | Sequence[int]) -> None:
         super().__init__(p=1.0)
@@ -185,6 +224,17 @@ class Crop(A.DualTransform):
     def apply(self, img: NDArray[Any], window: tuple[slice, slice], **params: Any) -> NDArray[Any]:
         """Cut out the window, of an image or of an index map."""
         return img[window]
+
+    def apply_to_keypoints(self, keypoints: NDArray[Any], window: tuple[slice, slice], **params: Any) -> NDArray[Any]:
+        """Move points into the window."""
+        moved = keypoints.copy()
+        moved[:, :2] -= window[1].start, window[0].start
+        return moved
+
+
+POINT_TRANSFORMS = (
+    _Resize, Crop, A.HorizontalFlip, A.VerticalFlip, A.Transpose, A.RandomRotate90, A.D4, A.ImageOnlyTransform,
+)  # fmt: skip
 
 
 def flip(p: float = 0.5) -> A.BasicTransform:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from b2inst.ops.laplacian import boundary
+from b2inst.ops.laplacian import any_boundary, boundary
 from b2inst.structures import Batch
 
 Merge = Literal["per_instance_max", "union"]
@@ -108,22 +108,28 @@ class BoundaryTarget:
 
     def _image(self, masks: Tensor) -> Tensor:
         """The map of one image, from (I, H, W) bool masks of its valid area, I >= 1; at least its valid cells."""
+        cells = masks if self.resolution == "full_maxpool" else _sample(masks, self.stride)
         if self.merge == "union":
-            masks = masks.any(dim=0, keepdim=True)
-        maps = (self._edges(chunk).amax(dim=0) for chunk in masks.split(self.chunk))
+            cells = cells.any(dim=0, keepdim=True)
+        if cells.device.type == "cpu" and self.resolution != "detail" and not self.soft and self.threshold < 1:
+            return self._pool(any_boundary(cells, self.padding)[None])[0]
+        maps = (self._edges(chunk).amax(dim=0) for chunk in cells.split(self.chunk))
         total = next(maps)
         for edges in maps:
             total = torch.maximum(total, edges)
         return total
 
-    def _edges(self, masks: Tensor) -> Tensor:
-        """(I, H, W) bool masks -> (I, h, w) boundaries on the grid."""
-        if self.resolution == "full_maxpool":
-            return F.max_pool2d(self._boundary(masks)[:, None], self.stride, ceil_mode=True)[:, 0]
-        sampled = _sample(masks, self.stride)
+    def _edges(self, cells: Tensor) -> Tensor:
+        """(I, H, W) bool masks, or their samples, -> (I, h, w) boundaries on the grid."""
         if self.resolution == "detail":  # the levels are binary; `soft` is about their sum
-            return self._detail(boundary(sampled, threshold=0.5, padding=self.padding))
-        return self._boundary(sampled)
+            return self._detail(boundary(cells, threshold=0.5, padding=self.padding))
+        return self._pool(self._boundary(cells))
+
+    def _pool(self, edges: Tensor) -> Tensor:
+        """Bring (I, H, W) boundaries onto the grid, where they are not there yet."""
+        if self.resolution != "full_maxpool":
+            return edges
+        return F.max_pool2d(edges[:, None], self.stride, ceil_mode=True)[:, 0]
 
     def _boundary(self, masks: Tensor) -> Tensor:
         return boundary(masks, threshold=self.threshold, padding=self.padding, soft=self.soft)

@@ -13,15 +13,18 @@ from typing import Any, Literal
 
 import cv2
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader
 
 from b2inst.data.augment import Augment
 from b2inst.data.boundary_target import BoundaryTarget
-from b2inst.data.coco import CocoDataset, CocoIndex
+from b2inst.data.coco import CocoDataset
 from b2inst.data.collate import SIZE_DIVISOR, collate
 from b2inst.data.damaged import DamageLimit
 from b2inst.data.errors import DataError
+from b2inst.data.index import CocoIndex
 from b2inst.data.problems import refuse
+from b2inst.data.sampler import EpochSampler, GroupedBatchSampler, LazyLoader
 from b2inst.data.scan import category_problems
 from b2inst.data.startup import look_for_files, read_index
 from b2inst.structures import Batch
@@ -68,6 +71,7 @@ class B2InstDataModule(pl.LightningDataModule):
         size_divisor: batches are padded to a multiple of it.
         pin_memory: copy batches to pinned memory, for CUDA.
         persistent_workers: keep the loader processes from epoch to epoch.
+        group_by_aspect: make training batches of wide or of tall images only, which need less padding.
         max_damaged: share of the training images whose files may be missing or damaged; they are left out of their
             batches with a warning. 0 fails at the first. Validation bears none.
 
@@ -90,6 +94,7 @@ class B2InstDataModule(pl.LightningDataModule):
         size_divisor: int = SIZE_DIVISOR,
         pin_memory: bool = False,
         persistent_workers: bool = True,
+        group_by_aspect: bool = False,
         max_damaged: float = 0.01,
     ) -> None:
         super().__init__()
@@ -105,6 +110,7 @@ class B2InstDataModule(pl.LightningDataModule):
         self.size_divisor = size_divisor
         self.pin_memory = pin_memory
         self.persistent_workers = persistent_workers
+        self.group_by_aspect = group_by_aspect
         self.max_damaged = max_damaged
         self._datasets: dict[SplitName, CocoDataset] = {}
         self._prepared = False
@@ -242,23 +248,31 @@ class B2InstDataModule(pl.LightningDataModule):
         return " ".join(["python -m b2inst.verify data=custom", *given])
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Shuffled batches; a last incomplete one is dropped unless it is the only one."""
-        size = self.batch_sizes["train"]
-        return self._loader("train", shuffle=True, drop_last=len(self.dataset("train")) >= size)
+        """Shuffled batches; a last incomplete one is dropped unless it is the only one.
+
+        Order and samples depend on the seed of Lightning, the epoch and the image only, so that a resumed epoch is the
+        one that was interrupted.
+        """
+        dataset, size = self.dataset("train"), self.batch_sizes["train"]
+        seed = int(os.environ.get("PL_GLOBAL_SEED") or torch.randint(2**31, ()))
+        sizes = dataset.images.sizes
+        sampler = GroupedBatchSampler(
+            EpochSampler(dataset, seed), size, len(dataset) >= size, seed,
+            groups=(sizes[:, 0] > sizes[:, 1]) if self.group_by_aspect else None,
+        )  # fmt: skip
+        return self._loader("train", batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches in the order of the file."""
-        return self._loader("val", shuffle=False, drop_last=False)
+        return self._loader("val", batch_size=self.batch_sizes["val"])
 
     test_dataloader = val_dataloader
     predict_dataloader = val_dataloader
 
-    def _loader(self, split: SplitName, shuffle: bool, drop_last: bool) -> DataLoader[Batch]:
-        return DataLoader(
+    def _loader(self, split: SplitName, **batches: Any) -> DataLoader[Batch]:
+        return LazyLoader(
             self.dataset(split),
-            batch_size=self.batch_sizes[split],
-            shuffle=shuffle,
-            drop_last=drop_last,
+            **batches,
             collate_fn=partial(collate, divisor=self.size_divisor),
             num_workers=self.num_workers,
             worker_init_fn=_start_worker,

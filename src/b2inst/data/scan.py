@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from b2inst.data.coco import CocoImage, load_sections
 from b2inst.data.errors import DataError
+from b2inst.data.index import CocoImage, load_sections
 from b2inst.data.problems import Problem, Tally, from_error
 from b2inst.data.records import (
     Place,

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from pycocotools import mask as coco_mask
 
-from b2inst.data.coco import CocoImage
 from b2inst.data.errors import DataError, ImageSizeError
 from b2inst.data.image import read_image
+from b2inst.data.index import CocoImage
 from b2inst.data.problems import Problem, from_error
 from b2inst.data.scan import Scan, extent
 from b2inst.ops.rasterize import to_rle

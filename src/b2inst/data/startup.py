@@ -10,8 +10,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from b2inst.data.coco import CocoDataset, CocoIndex
+from b2inst.data.coco import CocoDataset
 from b2inst.data.errors import DataError
+from b2inst.data.index import CocoIndex
 from b2inst.data.scan import explain, missing_files
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,11 @@ import re
 from collections.abc import Callable
 from typing import Literal
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from b2inst.ops.precision import full_precision
@@ -20,6 +23,7 @@ Padding = Literal["replicate", "zeros"]
 
 # A map whose largest response is below this has no boundary, only the rounding noise of a constant soft mask.
 NOISE = 1e-4
+_SQUARE = np.ones((3, 3), np.uint8)
 
 
 def laplacian(masks: Tensor, padding: Padding = "replicate") -> Tensor:
@@ -107,6 +111,43 @@ def boundary(
     return _dilate(edge, radius) if radius else edge
 
 
+def any_boundary(masks: Tensor, padding: Padding = "replicate") -> Tensor:
+    """Mark what is inner boundary of at least one mask: `boundary(masks, padding=padding).amax(dim=0)`, cheaply.
+
+    On a CPU each mask is eroded in its own box alone, by OpenCV; elsewhere all masks are, by shifts.
+
+    Args:
+        masks: (B, H, W) bool.
+        padding: see `laplacian`.
+
+    Returns:
+        (H, W) float32, zeros and ones.
+
+    Raises:
+        ValueError: see `boundary`.
+
+    Example:
+        >>> any_boundary(torch.tensor([[[1, 1, 0, 0]], [[0, 0, 1, 1]]], dtype=torch.bool))
+        tensor([[0., 1., 1., 0.]])
+    """
+    _check(masks, padding)
+    if masks.numel() == 0:
+        return torch.zeros(masks.shape[1:], device=masks.device)
+    if masks.device.type != "cpu":
+        return boundary(masks, padding=padding).amax(dim=0)
+    total = np.zeros(masks.shape[1:], np.uint8)
+    border = 0 if padding == "zeros" else 1  # 1 never makes a minimum smaller, as replicating does not
+    for mask in masks.numpy().view(np.uint8):
+        x0, y0, x1, y1 = _bounds(mask)
+        # with a line of background around, unless the frame is there
+        window = (slice(max(y0 - 1, 0), y1 + 1), slice(max(x0 - 1, 0), x1 + 1))
+        inside = np.ascontiguousarray(mask[window])
+        if inside.size:
+            eroded = cv2.erode(inside, _SQUARE, borderType=cv2.BORDER_CONSTANT, borderValue=border)
+            total[window] |= inside ^ eroded
+    return torch.from_numpy(total).float()
+
+
 def soft_boundary(probs: Tensor, padding: Padding = "replicate") -> Tensor:
     """Differentiable boundary strength of soft masks: the clamped response divided by 8, its largest possible value.
 
@@ -125,6 +166,11 @@ def soft_boundary(probs: Tensor, padding: Padding = "replicate") -> Tensor:
         tensor([0.0000, 0.5000, 0.0000])
     """
     return laplacian(probs, padding).clamp(min=0) / 8
+
+
+def _bounds(mask: NDArray[np.uint8]) -> tuple[int, int, int, int]:
+    x, y, width, height = cv2.boundingRect(np.ascontiguousarray(mask))
+    return x, y, x + width, y + height
 
 
 def _check(masks: Tensor, padding: str) -> None:

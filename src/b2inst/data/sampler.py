@@ -1,0 +1,101 @@
+"""Which images come in which order and batch, and with which random numbers: all of it from a seed and the epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler
+
+
+class Draw(NamedTuple):
+    """One sample to load: the same seed, epoch and image give the same sample, whoever loads it and when."""
+
+    position: int
+    seed: int
+    epoch: int
+
+    def sample_seed(self, image_id: int) -> int:
+        """The seed of the augmentation."""
+        # SeedSequence takes no negative numbers, which an annotation file may hold as ids
+        return int(np.random.SeedSequence([self.seed, self.epoch, image_id % 2**64]).generate_state(1)[0])
+
+
+class EpochSampler(RandomSampler):  # Lightning takes it for shuffled by its class
+    """A random order of a data set for each epoch.
+
+    Args:
+        dataset: with a length.
+        seed: of the orders.
+
+    Attributes:
+        epoch: the next one. Lightning sets it; without Lightning, each iteration goes on to the next.
+    """
+
+    def __init__(self, dataset: Any, seed: int) -> None:
+        super().__init__(dataset)
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of the next iteration."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed((self.seed + 0x9E3779B1 * self.epoch) % 2**63)
+        self.epoch += 1
+        yield from torch.randperm(len(self), generator=generator).tolist()
+
+
+class GroupedBatchSampler(BatchSampler):
+    """Batches of images of one group, so that they share a canvas with little padding.
+
+    What is left of the groups at the end makes mixed batches: there are as many batches as without groups, and thus
+    as many in each process of DDP, whatever images it has.
+
+    Args:
+        sampler: gives positions; Lightning replaces it by that of a process of DDP.
+        batch_size: images in a batch.
+        drop_last: leave out the last batch if it is smaller.
+        seed: of the samples.
+        groups: of each position; None for one group.
+    """
+
+    def __init__(
+        self,
+        sampler: Any,
+        batch_size: int,
+        drop_last: bool,
+        seed: int,
+        groups: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(sampler, batch_size, drop_last)
+        self.seed = seed
+        self.groups = groups
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        epoch = getattr(self.sampler, "epoch", 0)  # a sampler without epochs repeats itself
+        waiting: dict[int, list[Draw]] = {}
+        for position in self.sampler:
+            group = 0 if self.groups is None else int(self.groups[position])
+            batch = waiting.setdefault(group, [])
+            batch.append(Draw(position, self.seed, epoch))
+            if len(batch) == self.batch_size:
+                yield waiting.pop(group)
+        rest = [draw for group in sorted(waiting) for draw in waiting[group]]
+        for start in range(0, len(rest), self.batch_size):
+            batch = rest[start : start + self.batch_size]
+            if len(batch) == self.batch_size or not self.drop_last:
+                yield batch
+
+
+class LazyLoader(DataLoader):
+    """Starts to load when the first batch is asked for.
+
+    Lightning makes the iterator of a resumed epoch before it sets the epoch, and workers begin at once.
+    """
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from super().__iter__()

@@ -1,0 +1,112 @@
+"""Order, batches and random numbers of an epoch, by themselves and as Lightning runs them."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DistributedSampler
+
+from b2inst.data.augment import Resize, flip
+from b2inst.data.datamodule import B2InstDataModule
+from b2inst.data.sampler import Draw, EpochSampler, GroupedBatchSampler
+from data.make_coco import write_coco
+
+WIDE = [k % 3 == 0 for k in range(23)]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return write_coco(tmp_path_factory.mktemp("coco"))
+
+
+def test_each_epoch_has_its_own_order_which_the_seed_repeats():
+    def orders(seed: int) -> list[list[int]]:
+        sampler = EpochSampler(range(20), seed)
+        return [list(sampler) for _ in range(3)]
+
+    assert orders(1) == orders(1) and orders(1)[0] != orders(1)[1] and orders(1) != orders(2)
+    assert all(sorted(order) == list(range(20)) for order in orders(1))
+    sampler = EpochSampler(range(20), 1)
+    sampler.set_epoch(2)
+    assert list(sampler) == orders(1)[2]
+
+
+def test_a_draw_names_all_randomness():
+    seeds = {Draw(0, seed, epoch).sample_seed(id) for seed in (0, 1) for epoch in (0, 1) for id in (-1, 0, 1)}
+    assert len(seeds) == 12
+    assert Draw(3, 0, 5).sample_seed(9) == Draw(4, 0, 5).sample_seed(9)  # where the image is does not matter
+
+
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_batches_are_of_one_group_except_at_the_end(drop_last):
+    sampler = EpochSampler(WIDE, 0)
+    sampler.set_epoch(3)
+    batches = GroupedBatchSampler(sampler, 4, drop_last, seed=7, groups=WIDE)
+    found = list(batches)
+    assert len(found) == len(batches) == (5 if drop_last else 6)
+    assert {(draw.seed, draw.epoch) for batch in found for draw in batch} == {(7, 3)}
+    assert all(len({WIDE[draw.position] for draw in batch}) == 1 for batch in found[:4])  # 2 of 8, 3 of 15
+    positions = Counter(draw.position for batch in found for draw in batch)
+    assert set(positions.values()) == {1} and len(positions) == (20 if drop_last else 23)
+
+
+def test_processes_have_equally_many_batches_and_share_no_image():
+    parts = []
+    for rank in range(2):
+        sampler = DistributedSampler(WIDE, num_replicas=2, rank=rank, seed=1, drop_last=True)
+        batches = GroupedBatchSampler(sampler, 3, True, seed=0, groups=WIDE)
+        assert len(list(batches)) == len(batches) == 3
+        parts.append({draw.position for batch in batches for draw in batch})
+    assert not parts[0] & parts[1]
+
+
+class _Recorder(pl.LightningModule):
+    """Writes down which images it gets, and their pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen: dict[int, list] = {}
+
+    def training_step(self, batch, index):
+        images = batch.images
+        row = (images.image_ids.tolist(), int(images.pixels.sum()), batch.targets.boxes.tolist())
+        self.seen.setdefault(self.current_epoch, []).append(row)
+        return self.weight * 1.0
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def _fit(root: Path, folder: Path, epochs: int, workers: int, strategy: str, resume: Path | None = None) -> dict:
+    pl.seed_everything(5, workers=True, verbose=False)
+    augment = {"resize": Resize([48, 56, 64], sampling="range"), "flip": flip()}
+    data = B2InstDataModule(root, train_augment=augment, batch_size=2, num_workers=workers, group_by_aspect=True)
+    checkpoint = pl.callbacks.ModelCheckpoint(folder, "{epoch}", save_top_k=-1)
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", devices=1, strategy=strategy, logger=False, callbacks=[checkpoint],
+        enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, default_root_dir=folder,
+    )  # fmt: skip
+    recorder = _Recorder()
+    trainer.fit(recorder, datamodule=data, ckpt_path=resume)
+    sampler = trainer.train_dataloader.batch_sampler
+    assert isinstance(sampler, GroupedBatchSampler)
+    assert isinstance(sampler.sampler, DistributedSampler if strategy == "ddp" else EpochSampler)
+    return recorder.seen
+
+
+@pytest.mark.parametrize(("workers", "strategy"), [(0, "auto"), (2, "auto"), (2, "ddp")])
+def test_a_resumed_epoch_sees_what_the_interrupted_one_would_have(root, tmp_path, monkeypatch, workers, strategy):
+    for name in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.setenv(name, os.environ.get(name, "0"))  # so that it is restored
+    whole = _fit(root, tmp_path / "whole", 4, workers, strategy)
+    assert len(whole) == 4 and all(len(rows) == 3 for rows in whole.values())
+    assert len({str(sorted(rows)) for rows in whole.values()}) == 4
+    resumed = _fit(root, tmp_path / "rest", 4, workers, strategy, resume=tmp_path / "whole" / "epoch=1.ckpt")
+    assert sorted(resumed) == [2, 3]
+    assert resumed == {epoch: whole[epoch] for epoch in (2, 3)}
