@@ -78,7 +78,7 @@ class Targets(_Travels):
     """Ground truth of a batch, the instances of all images in one list.
 
     Attributes:
-        boxes: (I, 4) float32, XYXY in pixels of the network input.
+        boxes: (I, 4) float32, XYXY in pixels of the network input; masks are empty outside of them.
         labels: (I,) int64 in [0, C).
         image_index: (I,) int64 in [0, N), ascending: which image of the batch.
         masks: (I, H, W) bool, at the size of the padded network input.

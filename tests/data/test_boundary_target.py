@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.ops import masks_to_boxes
 
 from b2inst.data.boundary_target import BoundaryTarget
 from b2inst.data.coco import Sample
@@ -53,7 +54,14 @@ def _blobs(size: tuple[int, int] = (64, 96), count: int = 5) -> Sample:
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(count, 1, 8, 12, generator=generator)
     smooth = F.interpolate(noise, size=size, mode="bilinear", align_corners=False)[:, 0]
-    return replace(_sample(size, *[(0, 0, 1, 1)] * count), masks=smooth > 0.2)
+    return _with_masks(_sample(size, *[(0, 0, 1, 1)] * count), smooth > 0.2)
+
+
+def _with_masks(sample: Sample, masks: Tensor) -> Sample:
+    """Other masks, and their boxes."""
+    boxes = masks_to_boxes(masks)
+    boxes[:, 2:] += 1  # torchvision names the last pixel, we its far side
+    return replace(sample, masks=masks, boxes=boxes)
 
 
 # ------------------------------------------------------------------ exact maps
@@ -187,7 +195,7 @@ def test_images_smaller_than_a_cell():
 @pytest.mark.parametrize("merge", ["per_instance_max", "union"])
 def test_full_resolution_does_not_shift_under_a_flip(merge):
     sample = _blobs()
-    flipped = replace(sample, masks=sample.masks.flip(2))
+    flipped = _with_masks(sample, sample.masks.flip(2))
     options = {"resolution": "full_maxpool", "merge": merge}
     assert torch.equal(_target(collate([flipped]), **options), _target(collate([sample]), **options).flip(2))
 
@@ -197,12 +205,12 @@ def test_stride_sampling_does_not_shift_under_a_flip(merge):
     # Masks that are constant over the cells: their samples are symmetric, so that nothing may move at all.
     sample = _blobs()
     coarse = sample.masks[:, ::4, ::4].repeat_interleave(4, dim=1).repeat_interleave(4, dim=2)
-    straight, flipped = replace(sample, masks=coarse), replace(sample, masks=coarse.flip(2))
+    straight, flipped = _with_masks(sample, coarse), _with_masks(sample, coarse.flip(2))
     assert torch.equal(_target(collate([flipped]), merge=merge), _target(collate([straight]), merge=merge).flip(2))
     # Any mask: the sample is half a pixel beside the center of an even cell, so the border moves by a cell at places,
     # but not on the whole.
     square = [_sample((64, 64), (8, x, 40, x + 24)) for x in range(4, 36)]
-    back = [replace(s, masks=s.masks.flip(2)) for s in square]
+    back = [_with_masks(s, s.masks.flip(2)) for s in square]
     columns = torch.arange(16) + 0.5
     difference = [
         (a * columns).sum() / a.sum() - (b * columns).sum() / b.sum()
@@ -216,7 +224,7 @@ def test_samples_round_trip_to_the_locations_of_the_grid():
     sample = _sample((64, 64), (0, 0, 1, 1))
     masks = torch.zeros(1, 64, 64, dtype=torch.bool)
     masks[0, 2::4, 2::4] = cells  # drawn at the locations stride // 2 + 4k only
-    batch = collate([replace(sample, masks=masks)])
+    batch = collate([_with_masks(sample, masks)])
     union = F.pad(cells[None, None].float(), (1, 1, 1, 1), mode="replicate")
     eroded = -F.max_pool2d(-union, 3, stride=1)[0, 0]
     assert torch.equal(_target(batch)[0], cells.float() - eroded)
@@ -252,7 +260,7 @@ def test_the_route_of_a_cpu_equals_that_of_a_device(resolution, merge, padding, 
     batch = collate([_blobs((61, 90)), _sample((64, 96)), _blobs((50, 40), count=3)])
     ours = _target(batch, resolution=resolution, merge=merge, padding=padding)
 
-    def by_filter(masks: Tensor, padding: str) -> Tensor:
+    def by_filter(masks: Tensor, padding: str, boxes: Tensor | None) -> Tensor:
         return (laplacian(masks.float(), padding) > 0.1).any(dim=0).float()
 
     monkeypatch.setattr("b2inst.data.boundary_target.any_boundary", by_filter)

@@ -172,6 +172,8 @@ def test_any_boundary_is_the_maximum_of_the_convolutions(padding, seed):
     expected = (by_convolution(masks.float(), padding) > 0.1).any(dim=0).float()
     assert torch.equal(any_boundary(masks, padding), expected)
     assert torch.equal(any_boundary(masks[:, 1:, 2:-1], padding), boundary(masks[:, 1:, 2:-1], padding=padding).amax(0))
+    bounds = torch.tensor([[0, 0, 17, 13], [4, 4, 4, 4], [-3, -2, 20, 30], [16, 12, 17, 13]])
+    assert torch.equal(any_boundary(masks, padding, bounds), expected)
     strided = masks[:, 1::2, ::3]
     assert torch.equal(any_boundary(strided, padding), boundary(strided, padding=padding).amax(dim=0))
 

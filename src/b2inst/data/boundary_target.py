@@ -98,21 +98,23 @@ class BoundaryTarget:
         valid = batch.images.valid_area(self.stride)  # (N, h, w)
         target = torch.zeros(valid.shape, device=valid.device)
         with torch.autocast(valid.device.type, enabled=False):
-            for image, masks, size in _by_image(batch):
-                edges = self._image(masks[:, : size[0], : size[1]])
+            for image, masks, boxes, size in _by_image(batch):
+                edges = self._image(masks[:, : size[0], : size[1]], boxes)
                 rows, columns = (_cells(side, self.stride) for side in size)  # the valid cells
                 target[image, :rows, :columns] = edges[:rows, :columns]
         crowd = _sample(batch.targets.crowd, self.stride)
         weight = (valid & ~crowd).float()
         return replace(batch, targets=replace(batch.targets, boundary=target, boundary_weight=weight))
 
-    def _image(self, masks: Tensor) -> Tensor:
+    def _image(self, masks: Tensor, boxes: Tensor) -> Tensor:
         """The map of one image, from (I, H, W) bool masks of its valid area, I >= 1; at least its valid cells."""
         cells = masks if self.resolution == "full_maxpool" else _sample(masks, self.stride)
+        pixels = 1 if self.resolution == "full_maxpool" else self.stride
+        bounds = torch.cat([boxes[:, :2].floor().long() // pixels, boxes[:, 2:].ceil().long() // pixels + 1], dim=1)
         if self.merge == "union":
-            cells = cells.any(dim=0, keepdim=True)
+            cells, bounds = cells.any(dim=0, keepdim=True), None
         if cells.device.type == "cpu" and self.resolution != "detail" and not self.soft and self.threshold < 1:
-            return self._pool(any_boundary(cells, self.padding)[None])[0]
+            return self._pool(any_boundary(cells, self.padding, bounds)[None])[0]
         maps = (self._edges(chunk).amax(dim=0) for chunk in cells.split(self.chunk))
         total = next(maps)
         for edges in maps:
@@ -146,13 +148,13 @@ class BoundaryTarget:
         return fused if self.soft else (fused > self.threshold + 1e-6).float()
 
 
-def _by_image(batch: Batch) -> Iterator[tuple[int, Tensor, tuple[int, int]]]:
-    """Yield index, masks and (height, width) of the images that have instances and at least one pixel."""
+def _by_image(batch: Batch) -> Iterator[tuple[int, Tensor, Tensor, tuple[int, int]]]:
+    """Yield index, masks, boxes and (height, width) of the images that have instances and at least one pixel."""
     counts = torch.bincount(batch.targets.image_index, minlength=len(batch)).tolist()
-    parts = batch.targets.masks.split(counts)  # instances are sorted by image
-    for image, (masks, size) in enumerate(zip(parts, batch.images.sizes.tolist(), strict=True)):
+    parts = batch.targets.masks.split(counts), batch.targets.boxes.split(counts)  # instances are sorted by image
+    for image, (masks, boxes, size) in enumerate(zip(*parts, batch.images.sizes.tolist(), strict=True)):
         if len(masks):
-            yield image, masks, (size[0], size[1])
+            yield image, masks, boxes, (size[0], size[1])
 
 
 def _sample(masks: Tensor, stride: int) -> Tensor:

@@ -111,14 +111,15 @@ def boundary(
     return _dilate(edge, radius) if radius else edge
 
 
-def any_boundary(masks: Tensor, padding: Padding = "replicate") -> Tensor:
+def any_boundary(masks: Tensor, padding: Padding = "replicate", boxes: Tensor | None = None) -> Tensor:
     """Mark what is inner boundary of at least one mask: `boundary(masks, padding=padding).amax(dim=0)`, cheaply.
 
-    On a CPU each mask is eroded in its own box alone, by OpenCV; elsewhere all masks are, by shifts.
+    On a CPU each mask is eroded in its box alone, by OpenCV; elsewhere all masks are, by shifts.
 
     Args:
         masks: (B, H, W) bool.
         padding: see `laplacian`.
+        boxes: (B, 4) int64 XYXY in pixels, outside of which the masks are empty; found out if None.
 
     Returns:
         (H, W) float32, zeros and ones.
@@ -137,10 +138,10 @@ def any_boundary(masks: Tensor, padding: Padding = "replicate") -> Tensor:
         return boundary(masks, padding=padding).amax(dim=0)
     total = np.zeros(masks.shape[1:], np.uint8)
     border = 0 if padding == "zeros" else 1  # 1 never makes a minimum smaller, as replicating does not
-    for mask in masks.numpy().view(np.uint8):
-        x0, y0, x1, y1 = _bounds(mask)
+    for k, mask in enumerate(masks.numpy().view(np.uint8)):
+        x0, y0, x1, y1 = _bounds(mask) if boxes is None else boxes[k].tolist()
         # with a line of background around, unless the frame is there
-        window = (slice(max(y0 - 1, 0), y1 + 1), slice(max(x0 - 1, 0), x1 + 1))
+        window = (slice(max(y0 - 1, 0), max(y1 + 1, 0)), slice(max(x0 - 1, 0), max(x1 + 1, 0)))
         inside = np.ascontiguousarray(mask[window])
         if inside.size:
             eroded = cv2.erode(inside, _SQUARE, borderType=cv2.BORDER_CONSTANT, borderValue=border)
