@@ -54,4 +54,8 @@ def test_run_finds_the_benchmarks_and_reports_a_failure(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, tmp_path / "run.py"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1 and "lost" in done.stderr and "FAILED: bad.py" in done.stdout
     assert json.loads(done.stdout.splitlines()[0])["name"] == "g"
-    assert subprocess.run([sys.executable, tmp_path / "run.py", "good"], timeout=60).returncode == 0
+    written = tmp_path / "page.md"
+    command = [sys.executable, tmp_path / "run.py", "--write", written]
+    assert subprocess.run([*command, "bad"], timeout=60).returncode == 1 and not written.exists()
+    assert subprocess.run([*command, "good"], timeout=60).returncode == 0
+    assert "| g | 1 | p | 2 | 2 | equal |" in written.read_text() and "torch " in written.read_text()
