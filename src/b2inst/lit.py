@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from b2inst.callbacks.evaluation import THRESHOLD_KEY
 from b2inst.config import CHECKPOINT_TARGETS, build
 from b2inst.structures import Batch
 
@@ -23,12 +24,16 @@ class LitSegmenter(pl.LightningModule):
     Args:
         config: the resolved configuration of the run; `model`, `optim`, `schedule` and `training` are read here.
             `classes` (names by label) and `category_ids` of the training data belong to it.
+
+    Attributes:
+        best_threshold: score threshold with the best F1, where the module comes from a checkpoint that holds one.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
         self.save_hyperparameters({"config": config})
         self.config = config
+        self.best_threshold: float | None = None
         self.model = build(config["model"], CHECKPOINT_TARGETS)
         if config["training"]["channels_last"]:
             self.model.to(memory_format=torch.channels_last)
@@ -63,6 +68,7 @@ class LitSegmenter(pl.LightningModule):
             raise ValueError(f"{path}: not a checkpoint of b2inst, or damaged ({reason})") from error
         module = cls(config)
         module.load_state_dict(checkpoint["state_dict"])
+        module.best_threshold = checkpoint.get(THRESHOLD_KEY)
         return module.eval()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:

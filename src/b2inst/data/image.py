@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from b2inst.data.errors import DataError, ImageSizeError
 
 
-def read_image(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
+def read_image(path: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
     """Read an image file.
 
     Gray, palette, alpha and 16-bit files become RGB with 8 bits (of 16 bits the upper 8; alpha is dropped).
@@ -20,7 +20,7 @@ def read_image(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
 
     Args:
         path: of the file.
-        size: (height, width) that the annotations state.
+        size: (height, width) that the annotations state; None where there are no annotations.
 
     Returns:
         (height, width, 3) uint8, RGB.
@@ -29,12 +29,15 @@ def read_image(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
         DataError: there is no such file, or it cannot be decoded.
         ImageSizeError: it has another size; a kind of DataError.
     """
-    data = _read_bytes(path)
+    annotated = size is not None
+    data = _read_bytes(
+        path, "is the image folder the right one? (data.train.images=DIR)" if annotated else "check the path"
+    )
     image = _decode(data, cv2.IMREAD_COLOR)
     if image is None or _is_cut_off(data):
-        remedy = "fetch it again, or remove its record from the annotations"
+        remedy = "fetch it again" + (", or remove its record from the annotations" if annotated else "")
         raise DataError(f"{path}: cannot be decoded as an image ({data.size} bytes); {remedy}")
-    if image.shape[:2] != tuple(size):
+    if annotated and image.shape[:2] != tuple(size):
         stored = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         if stored is None or stored.shape[:2] != tuple(size):
             found = f"{image.shape[0]} x {image.shape[1]}"
@@ -46,12 +49,12 @@ def read_image(path: Path, size: tuple[int, int]) -> NDArray[np.uint8]:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _read_bytes(path: Path) -> NDArray[np.uint8]:
+def _read_bytes(path: Path, remedy: str) -> NDArray[np.uint8]:
     try:
         return np.fromfile(path, np.uint8)
     except OSError as error:
         reason = "does not exist" if not path.exists() else f"cannot be read ({error})"
-        raise DataError(f"{path}: {reason}; is the image folder the right one? (data.train.images=DIR)") from error
+        raise DataError(f"{path}: {reason}; {remedy}") from error
 
 
 def _decode(data: NDArray[np.uint8], flags: int) -> NDArray[np.uint8] | None:

@@ -196,6 +196,28 @@ class Segmenter(nn.Module):
     @torch.no_grad()
     def detect(self, outputs: Outputs, images: ImageBatch) -> list[Detections]:
         """Instances of each image, in pixels of the network input, best mask score first; no box is empty."""
+        places, boxes, masks, scores = self._find(outputs, images)
+        return [
+            Detections(boxes[index], places.labels[index], scores[index], places.scores[index], masks[index],
+                       (size[0], size[1]))
+            for size, index in zip(images.sizes.tolist(), _best_first(places.image, scores, len(images)), strict=True)
+        ]  # fmt: skip
+
+    @torch.no_grad()
+    def attention(self, outputs: Outputs, images: ImageBatch) -> list[Tensor | None]:
+        """How the bases are weighted in the best instance of each image, the first of `detect`.
+
+        Returns:
+            (K, R, R) or (K + 1, R, R) weights in the frame of its box, summing to 1 over the bases; None for an image
+            in which nothing was found.
+        """
+        places, _, _, scores = self._find(outputs, images)
+        best = [index[:1] for index in _best_first(places.image, scores, len(images))]
+        maps = self.assembly.attention(self.detector.params_at(outputs.detector, places.take(torch.cat(best))))
+        return [part[0] if len(part) else None for part in maps.split([len(index) for index in best])]
+
+    def _find(self, outputs: Outputs, images: ImageBatch) -> tuple[Locations, Tensor, Tensor, Tensor]:
+        """Places of what is found in all images, with its (P, 4) cut boxes, (P, R, R) mask logits and (P,) scores."""
         places = self.detector.select(outputs.detector)
         boxes = _clip(places.boxes, images.sizes[places.image])
         inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # places in the padding may find boxes there
@@ -206,16 +228,13 @@ class Segmenter(nn.Module):
         qualities: dict[str, Tensor] = {}
         if self.scoring.qualities:
             qualities = self.scoring(outputs.features, places.boxes, places.image, masks, places.labels)
-        scores = self.scoring.combine(places.scores, qualities)
-        results = []
-        for n, size in enumerate(images.sizes.tolist()):
-            index = (places.image == n).nonzero(as_tuple=True)[0]
-            index = index[scores[index].argsort(descending=True, stable=True)]
-            results.append(
-                Detections(boxes[index], places.labels[index], scores[index], places.scores[index], masks[index],
-                           (size[0], size[1]))
-            )  # fmt: skip
-        return results
+        return places, boxes, masks, self.scoring.combine(places.scores, qualities)
+
+
+def _best_first(image: Tensor, scores: Tensor, count: int) -> list[Tensor]:
+    """Of each image the indices of its places, in the order of their scores."""
+    places = [(image == n).nonzero(as_tuple=True)[0] for n in range(count)]
+    return [index[scores[index].argsort(descending=True, stable=True)] for index in places]
 
 
 def _clip(boxes: Tensor, sizes: Tensor) -> Tensor:
