@@ -61,6 +61,7 @@ class B2Inst:
         device: where it runs.
 
     Raises:
+        ValueError: the device cannot be used.
         ConfigError: the validation transforms name something that a checkpoint may not.
 
     Example:
@@ -71,7 +72,7 @@ class B2Inst:
 
     def __init__(self, module: LitSegmenter, device: str | torch.device | None = None) -> None:
         config = module.config
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = _device(device)
         self.model: Segmenter = module.model.to(self.device).eval()
         self.class_names: tuple[str, ...] = tuple(config["classes"])
         self.category_ids: tuple[int, ...] = tuple(config["category_ids"])
@@ -96,6 +97,11 @@ class B2Inst:
             ValueError: if the file is no checkpoint of this package, or asks for more.
         """
         return cls(LitSegmenter.from_checkpoint(path), device)
+
+    @property
+    def has_boundary(self) -> bool:
+        """Whether the model has a boundary basis."""
+        return self.model.boundary.num_bases > 0
 
     @overload
     def predict(self, images: ImageLike, score_threshold: float | None = None, batch_size: int = 1) -> Prediction: ...
@@ -223,6 +229,17 @@ class B2Inst:
             size=size,
             canvas=canvas,
         )
+
+
+def _device(given: str | torch.device | None) -> torch.device:
+    if given is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=given)
+    except (RuntimeError, AssertionError) as error:  # torch has both, for an unknown name and for no CUDA
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device={given}: cannot be used ({reason}); give cpu, or null to choose") from error
+    return torch.device(given)
 
 
 def _batch(inputs: Sequence[Tensor], sizes: Sequence[tuple[int, int]], canvas: tuple[int, int]) -> ImageBatch:

@@ -46,7 +46,8 @@ class Augment:
                     "give its _target_, for example b2inst.data.augment.flip"
                 )
         self._pipeline = A.Compose(list(self.transforms.values()))
-        points = A.KeypointParams(format="xy", remove_invisible=False)
+        # without transforms there is nothing that moves points, and albumentations would warn of that
+        points = A.KeypointParams(format="xy", remove_invisible=False) if self.transforms else None
         self._with_points = A.Compose(list(self.transforms.values()), keypoint_params=points)
 
     @property

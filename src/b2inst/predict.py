@@ -1,0 +1,209 @@
+"""Find instances in images or a video: `python -m b2inst.predict ckpt=FILE source=PATH`.
+
+Writes into the folder `output`: a picture per image, `results.json` (COCO results) and `images.json` (the images by
+id, and the categories). Exit code 1: nothing could be started; 2: no image could be read.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from b2inst import viz
+from b2inst.config import ConfigError, plain
+from b2inst.data.errors import DataError
+from b2inst.metrics.results import save_results
+from b2inst.metrics.scores import write_json
+from b2inst.paths import config_dir
+from b2inst.predict_panels import SHOWN, draw_panels
+from b2inst.predict_source import Frame, Source, open_source
+from b2inst.predictor import B2Inst
+
+
+@dataclass
+class Summary:
+    """What a prediction did.
+
+    Attributes:
+        output: folder of all files.
+        images: how many were read.
+        instances: how many were found in them.
+        problems: one line for each image that could not be read.
+        seconds: from the first image to the last file.
+    """
+
+    output: Path
+    images: int = 0
+    instances: int = 0
+    problems: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        speed = f"{self.images / self.seconds:.1f} images/s" if self.seconds else ""
+        skipped = f", {len(self.problems)} skipped" if self.problems else ""
+        return f"{self.instances} instances in {self.images} images{skipped} ({speed})\n  {self.output}"
+
+
+def predict(config: dict[str, Any]) -> Summary:
+    """Run a checkpoint over a source and write what it finds.
+
+    Args:
+        config: plain values, as `conf/predict.yaml` composes them.
+
+    Raises:
+        ConfigError: something is missing or cannot work; nothing has been written then.
+        DataError: a video that cannot be read; nothing has been written either.
+    """
+    show = check(config)
+    source = open_source(str(config["source"]))
+    summary = Summary(_output(config, source))
+    model = _load(config, show)
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    records: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
+    start = time.perf_counter()
+    with _progress(console, not config["progress"]) as progress:
+        task = progress.add_task(source.name, total=source.length)
+        for frames in _chunks(source, config["batch_size"]):
+            readable = [frame for frame in frames if frame.pixels is not None]
+            for frame in (frame for frame in frames if frame.pixels is None):
+                summary.problems.append(frame.problem)
+                console.print(f"skipped {frame.problem}", markup=False)
+            inside = any(name != "masks" for name in show)
+            results = model.run([frame.pixels for frame in readable], config["score_threshold"], inside)
+            for frame, (prediction, seen) in zip(readable, results, strict=True):
+                height, width = prediction.size
+                images.append({**frame.record, "height": height, "width": width})
+                records += prediction.to_coco(frame.record["id"])
+                panels = draw_panels(frame.pixels, prediction, seen, show, config["max_side"])
+                picture = viz.side_by_side(panels, columns=2) if len(panels) > 1 else next(iter(panels.values()))
+                viz.save(picture, summary.output / f"{frame.name}.png")
+            progress.advance(task, len(frames))
+    categories = [{"id": i, "name": n} for i, n in zip(model.category_ids, model.class_names, strict=True)]
+    if images:
+        save_results(summary.output / "results.json", records)
+        write_json({"images": images, "categories": categories}, summary.output / "images.json", indent=1)
+    summary.images, summary.instances, summary.seconds = len(images), len(records), time.perf_counter() - start
+    return summary
+
+
+def check(config: dict[str, Any]) -> list[str]:
+    """Look at all values that need neither a file nor the model.
+
+    Returns:
+        What is to be shown, as a list.
+
+    Raises:
+        ConfigError: the first value that cannot work, and what is allowed.
+    """
+    if config["ckpt"] is None:
+        raise ConfigError("ckpt: missing; give ckpt=FILE, for example ckpt=outputs/demo/checkpoints/best.ckpt")
+    if config["source"] is None:
+        raise ConfigError("source: missing; give source=PATH, an image, a folder, a glob pattern or a video")
+    show = [config["show"]] if isinstance(config["show"], str) else list(config["show"] or [])
+    unknown = [name for name in show if name not in SHOWN]
+    if unknown or not show or len(set(show)) < len(show):
+        raise ConfigError(
+            f"show={','.join(map(str, show)) or '[]'}: give one or more of {', '.join(SHOWN)}, each once, as in "
+            "'show=[masks,bases]'"
+        )
+    threshold = config["score_threshold"]
+    if threshold is not None and (not _is(threshold, int, float) or not 0 <= threshold <= 1):
+        raise ConfigError(f"score_threshold={threshold}: give a score from 0 to 1, or null for the checkpoint's own")
+    for name, least, other in (("batch_size", 1, ""), ("max_side", 32, " or null for no limit")):
+        value = config[name]
+        if not (value is None and other) and (not _is(value, int) or value < least):
+            raise ConfigError(f"{name}={value}: give a whole number of at least {least}{other}")
+    return show
+
+
+def _is(value: Any, *types: type) -> bool:
+    return isinstance(value, types) and not isinstance(value, bool)
+
+
+def _output(config: dict[str, Any], source: Source) -> Path:
+    """The folder to write into, if that does no harm."""
+    output = Path(config["output"] or Path("outputs") / "predict" / source.name).expanduser()
+    if output.resolve() in source.folders:
+        raise ConfigError(f"output={output}: the images are in there and might be replaced; give another folder")
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"output={output}: is a file; give a folder")
+    if output.is_dir() and any(output.iterdir()) and not config["force"]:
+        raise ConfigError(f"output={output}: has files already; give another folder, or force=true to replace them")
+    return output
+
+
+def _load(config: dict[str, Any], show: list[str]) -> B2Inst:
+    try:
+        model = B2Inst.from_checkpoint(config["ckpt"], config["device"])
+    except FileNotFoundError as error:
+        raise ConfigError(f"ckpt={config['ckpt']}: no such file; give a checkpoint of b2inst.train") from error
+    except ValueError as error:
+        raise ConfigError(str(error).splitlines()[0]) from error
+    if "boundary" in show and not model.has_boundary:
+        raise ConfigError(f"show={','.join(show)}: {config['ckpt']} has no boundary basis; leave out boundary")
+    return model
+
+
+def _chunks(source: Source, size: int) -> Iterator[list[Frame]]:
+    """Frames, so many at a time."""
+    chunk: list[Frame] = []
+    for frame in source.frames():
+        chunk.append(frame)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+class _Speed(TextColumn):
+    """Images per second."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Task) -> Text:
+        """The speed of the last images, in the end of all."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.1f} images/s" if speed else "")
+
+
+def _progress(console: Console, disable: bool) -> Progress:
+    return Progress(
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Speed(),
+        TimeRemainingColumn(), console=console, disable=disable,
+    )  # fmt: skip
+
+
+def exit_with_one_line(run: Callable[[], Summary]) -> None:
+    """Run, print the summary, and exit with 1 or 2 and one line where nothing came of it."""
+    try:
+        summary = run()
+    except (ConfigError, DataError, OSError) as error:
+        print(f"b2inst.predict: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, DataError) else 1)
+    print(summary, flush=True)
+    if not summary.images:
+        print("b2inst.predict: no image could be read", file=sys.stderr)
+        sys.exit(2)
+
+
+@hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="predict")
+def main(cfg: DictConfig) -> None:
+    """Command line entry."""
+    exit_with_one_line(lambda: predict(plain(cfg)))
+
+
+if __name__ == "__main__":
+    main()
