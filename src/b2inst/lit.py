@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import pytorch_lightning as pl
@@ -63,6 +64,9 @@ class LitSegmenter(pl.LightningModule):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
             config = checkpoint["hyper_parameters"]["config"]
             config["model"]["backbone"]["weights"] = None  # they are in the checkpoint
+        except UnpicklingError as error:  # torch advises to read the file all the same, which would run its code
+            reason = "it is no file of PyTorch, or holds more than tensors and plain values, which is refused"
+            raise ValueError(f"{path}: not a checkpoint of b2inst, or damaged ({reason})") from error
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             raise ValueError(f"{path}: not a checkpoint of b2inst, or damaged ({reason})") from error

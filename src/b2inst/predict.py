@@ -19,15 +19,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from b2inst import viz
 from b2inst.config import ConfigError, plain
 from b2inst.data.errors import DataError
-from b2inst.metrics.results import save_results
-from b2inst.metrics.scores import write_json
 from b2inst.paths import config_dir
-from b2inst.predict_panels import SHOWN, draw_panels
+from b2inst.predict_panels import SHOWN
 from b2inst.predict_source import Frame, Source, open_source
+from b2inst.predict_writer import Writer
 from b2inst.predictor import B2Inst
+
+_REMEDY = "give a file that b2inst.train or b2inst.interop.convert wrote"
 
 
 @dataclass
@@ -66,35 +66,35 @@ def predict(config: dict[str, Any]) -> Summary:
     """
     show = check(config)
     source = open_source(str(config["source"]))
-    summary = Summary(_output(config, source))
+    output = _output(config, source)
     model = _load(config, show)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    records: list[dict[str, Any]] = []
-    images: list[dict[str, Any]] = []
-    start = time.perf_counter()
-    with _progress(console, not config["progress"]) as progress:
+    writer = Writer(output, show, config["max_side"])
+    summary = Summary(output)
+    start, seen = time.perf_counter(), 0
+    with _progress(not config["progress"]) as progress:
         task = progress.add_task(source.name, total=source.length)
         for frames in _chunks(source, config["batch_size"]):
-            readable = [frame for frame in frames if frame.pixels is not None]
-            for frame in (frame for frame in frames if frame.pixels is None):
-                summary.problems.append(frame.problem)
-                console.print(f"skipped {frame.problem}", markup=False)
-            inside = any(name != "masks" for name in show)
-            results = model.run([frame.pixels for frame in readable], config["score_threshold"], inside)
-            for frame, (prediction, seen) in zip(readable, results, strict=True):
-                height, width = prediction.size
-                images.append({**frame.record, "height": height, "width": width})
-                records += prediction.to_coco(frame.record["id"])
-                panels = draw_panels(frame.pixels, prediction, seen, show, config["max_side"])
-                picture = viz.side_by_side(panels, columns=2) if len(panels) > 1 else next(iter(panels.values()))
-                viz.save(picture, summary.output / f"{frame.name}.png")
+            seen += len(frames)
+            for problem in _predict_chunk(model, frames, writer, config["score_threshold"]):
+                summary.problems.append(problem)
+                progress.console.print(f"skipped {problem}", markup=False)
             progress.advance(task, len(frames))
-    categories = [{"id": i, "name": n} for i, n in zip(model.category_ids, model.class_names, strict=True)]
-    if images:
-        save_results(summary.output / "results.json", records)
-        write_json({"images": images, "categories": categories}, summary.output / "images.json", indent=1)
-    summary.images, summary.instances, summary.seconds = len(images), len(records), time.perf_counter() - start
+        if source.length is not None and seen < source.length:
+            progress.console.print(f"{config['source']}: ends after {seen} of {source.length} frames", markup=False)
+    writer.close(dict(zip(model.category_ids, model.class_names, strict=True)))
+    summary.images, summary.instances = len(writer.images), len(writer.records)
+    summary.seconds = time.perf_counter() - start
     return summary
+
+
+def _predict_chunk(model: B2Inst, frames: list[Frame], writer: Writer, score_threshold: float | None) -> list[str]:
+    """Find and write what is in some frames; the problems of those that could not be read."""
+    readable = [frame for frame in frames if frame.pixels is not None]
+    look_inside = any(name != "masks" for name in writer.show)
+    results = model.run([frame.pixels for frame in readable], score_threshold, look_inside)
+    for frame, (prediction, inside) in zip(readable, results, strict=True):
+        writer.add(frame, prediction, inside)
+    return [frame.problem for frame in frames if frame.pixels is None]
 
 
 def check(config: dict[str, Any]) -> list[str]:
@@ -147,9 +147,10 @@ def _load(config: dict[str, Any], show: list[str]) -> B2Inst:
     try:
         model = B2Inst.from_checkpoint(config["ckpt"], config["device"])
     except FileNotFoundError as error:
-        raise ConfigError(f"ckpt={config['ckpt']}: no such file; give a checkpoint of b2inst.train") from error
+        raise ConfigError(f"ckpt={config['ckpt']}: no such file; {_REMEDY}") from error
     except ValueError as error:
-        raise ConfigError(str(error).splitlines()[0]) from error
+        reason = str(error).splitlines()[0]
+        raise ConfigError(reason if reason.startswith("device") else f"ckpt: {reason}; {_REMEDY}") from error
     if "boundary" in show and not model.has_boundary:
         raise ConfigError(f"show={','.join(show)}: {config['ckpt']} has no boundary basis; leave out boundary")
     return model
@@ -179,7 +180,8 @@ class _Speed(TextColumn):
         return Text(f"{speed:.1f} images/s" if speed else "")
 
 
-def _progress(console: Console, disable: bool) -> Progress:
+def _progress(disable: bool) -> Progress:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
     return Progress(
         TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Speed(),
         TimeRemainingColumn(), console=console, disable=disable,
@@ -193,10 +195,10 @@ def exit_with_one_line(run: Callable[[], Summary]) -> None:
     except (ConfigError, DataError, OSError) as error:
         print(f"b2inst.predict: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, DataError) else 1)
-    print(summary, flush=True)
     if not summary.images:
-        print("b2inst.predict: no image could be read", file=sys.stderr)
+        print(f"b2inst.predict: none of {len(summary.problems)} images could be read", file=sys.stderr)
         sys.exit(2)
+    print(summary, flush=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="predict")

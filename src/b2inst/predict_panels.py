@@ -17,7 +17,7 @@ from b2inst.predictor import Inside
 from b2inst.viz_draw import basis_colors, pixel_corners, resize, to_uint8
 
 SHOWN = ("masks", "boundary", "bases", "attention")
-ATTENTION_SIDE = 160  # pixels of the longer side of an attention map
+COLUMNS = 3  # maps in a row of the attention panel, which is then as wide as the other panels
 
 
 def draw_panels(
@@ -33,7 +33,7 @@ def draw_panels(
         max_side: larger pictures are made smaller, see `Prediction.draw`.
 
     Returns:
-        caption -> (3, h, w) uint8; all but `attention` have the same size.
+        caption -> (3, h, w) uint8; all but `attention` have the same size, and that has about the same width.
     """
     size = shown_size(prediction.size, max_side, MIN_SIDE)
     panels = {}
@@ -50,11 +50,14 @@ def draw_panels(
             panels["attention: no instance"] = image
         else:
             caption = f"attention of {prediction.class_names[0]} {prediction.scores[0]:.2f}"
-            panels[caption] = draw_attention(pixels, prediction, inside.attention, len(inside.bases))
+            side = size[1] // COLUMNS
+            panels[caption] = draw_attention(pixels, prediction, inside.attention, len(inside.bases), side)
     return panels
 
 
-def draw_attention(pixels: NDArray[np.uint8], prediction: Prediction, attention: Tensor, num_bases: int) -> Tensor:
+def draw_attention(
+    pixels: NDArray[np.uint8], prediction: Prediction, attention: Tensor, num_bases: int, side: int
+) -> Tensor:
     """Show how much each basis counts where in the box of the best instance.
 
     Args:
@@ -62,6 +65,7 @@ def draw_attention(pixels: NDArray[np.uint8], prediction: Prediction, attention:
         prediction: with at least one instance.
         attention: (K or K + 1, R, R) in [0, 1], of its first instance.
         num_bases: K.
+        side: pixels of the longer side of a map.
 
     Returns:
         picture of the box and of each map in the color that its basis has in `viz.draw_bases`, black for 0 and at
@@ -69,14 +73,14 @@ def draw_attention(pixels: NDArray[np.uint8], prediction: Prediction, attention:
     """
     x0, y0, x1, y1 = pixel_corners(torch.from_numpy(prediction.boxes[:1]), prediction.size)[0].tolist()
     box = pixels[y0 : y1 + 1, x0 : x1 + 1]
-    scale = ATTENTION_SIDE / max(box.shape[:2])
+    scale = side / max(box.shape[:2])
     size = (max(1, round(box.shape[0] * scale)), max(1, round(box.shape[1] * scale)))
     shown = resize(torch.from_numpy(box.copy()).permute(2, 0, 1), size)
     maps = {"box": to_uint8(shown)}
     colors = torch.cat([basis_colors(num_bases), torch.tensor([viz.RED], dtype=torch.uint8)]).float()
     for i, (weights, color) in enumerate(zip(resize(attention, size), colors, strict=False)):
         maps[f"basis {i}" if i < num_bases else "boundary"] = to_uint8(weights * color[:, None, None])
-    return viz.side_by_side(maps, columns=min(len(maps), 6))
+    return viz.side_by_side(maps, columns=COLUMNS)
 
 
 def _canvas(inside: Inside, size: tuple[int, int]) -> tuple[int, int]:
