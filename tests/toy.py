@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
 from hydra import compose, initialize_config_dir
 
 from b2inst.config import plain
+from b2inst.lit import LitSegmenter
 from b2inst.paths import config_dir
 
 TOY = [
@@ -27,6 +29,31 @@ def toy_config(root: Path, output: Path, *overrides: str) -> dict:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         cfg = compose("train", [*TOY, f"data.root={root}", f"output={output}", "name=toy", *overrides])
     return plain(cfg)
+
+
+CLASSES = {2: "disk", 3: "box", 5: "star"}  # name by category id, as in the built-in set
+
+
+def toy_checkpoint(
+    path: Path, *overrides: str, experiment: str = "ablation_e", best_threshold: float | None = None
+) -> Path:
+    """A checkpoint with random weights that finds a lot, with scores far apart, in any image."""
+    # 64: with 32 channels a group of GroupNorm has one, and a small image at stride 128 one value, which it refuses
+    overrides = (f"experiment={experiment}", "model.fpn.channels=64", *overrides)
+    config = toy_config(path.parent / "set", path.parent, *overrides)
+    config["classes"], config["category_ids"] = list(CLASSES.values()), list(CLASSES)
+    config["model"]["num_classes"] = len(CLASSES)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = LitSegmenter(config)
+        torch.nn.init.normal_(module.model.detector.cls_logits.weight, std=1.0)
+        torch.nn.init.normal_(module.model.detector.params.weight, std=0.3)
+        torch.nn.init.normal_(module.model.basis.bases.weight, std=0.3)
+    content = {"state_dict": module.state_dict(), "hyper_parameters": {"config": config}}
+    if best_threshold is not None:
+        content["best_threshold"] = best_threshold
+    torch.save(content, path)
+    return path
 
 
 def run(module: str, *arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,239 @@
+"""The entry point that predicts: sources, files, exit codes and messages."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from PIL import Image
+
+from b2inst import predict as entry
+from b2inst.config import ConfigError, plain
+from b2inst.data.errors import DataError
+from b2inst.metrics.results import load_results
+from b2inst.paths import config_dir
+from b2inst.predict_source import open_source
+from toy import CLASSES, run, toy_checkpoint
+
+
+@pytest.fixture(scope="module")
+def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_checkpoint(tmp_path_factory.mktemp("toy") / "toy.ckpt", best_threshold=0.45)
+
+
+@pytest.fixture(scope="module")
+def plain_ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Without a boundary basis."""
+    return toy_checkpoint(tmp_path_factory.mktemp("plain") / "toy.ckpt", experiment="ablation_a")
+
+
+@pytest.fixture()
+def folder(tmp_path: Path) -> Path:
+    """Three images of different sizes, a broken one, and a file that is none."""
+    folder = tmp_path / "photos"
+    (folder / "below").mkdir(parents=True)
+    for seed, (name, size) in enumerate({"b.png": (64, 48), "a.jpg": (48, 64), "below/b.jpg": (40, 40)}.items()):
+        Image.fromarray(picture(*size, seed)).save(folder / name)
+    (folder / "c.jpg").write_text("no image")
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+@pytest.fixture()
+def video(tmp_path: Path) -> Path:
+    path = tmp_path / "clip.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 48))
+    assert writer.isOpened()
+    for seed in range(5):
+        writer.write(picture(48, 64, seed))
+    writer.release()
+    return path
+
+
+def picture(height: int, width: int, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return cv2.GaussianBlur(noise, (0, 0), 3)
+
+
+def predict(ckpt: Path, source: Path | str, output: Path, /, **changes: Any) -> entry.Summary:
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        config = plain(compose("predict"))
+    given = {"ckpt": str(ckpt), "source": str(source), "output": str(output), "device": "cpu", "progress": False}
+    assert not changes.keys() - config.keys()
+    return entry.predict({**config, **given, **changes})
+
+
+def read(output: Path) -> tuple[list[dict], list[dict]]:
+    content = json.loads((output / "images.json").read_text())
+    assert content["categories"] == [{"id": id, "name": name} for id, name in CLASSES.items()]
+    return load_results(output / "results.json", {**content, "annotations": []}), content["images"]
+
+
+def test_an_image(ckpt: Path, folder: Path, tmp_path: Path) -> None:
+    summary = predict(ckpt, folder / "a.jpg", tmp_path / "out")
+    records, images = read(tmp_path / "out")
+    assert images == [{"id": 1, "file_name": str(folder / "a.jpg"), "height": 48, "width": 64}]
+    assert (summary.images, summary.instances, summary.problems) == (1, len(records), [])
+    assert records and min(record["score"] for record in records) >= 0.45
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "results.json", "images.json"}
+    with Image.open(tmp_path / "out/a.png") as drawn:
+        assert drawn.size == (7 * 64, 7 * 48)  # enlarged until the shorter side has 320 pixels
+
+
+def test_the_threshold_of_the_command_line_wins(ckpt: Path, folder: Path, tmp_path: Path) -> None:
+    counts = {
+        threshold: predict(ckpt, folder / "a.jpg", tmp_path / str(threshold), score_threshold=threshold).instances
+        for threshold in (None, 0.45, 0.6, 1)
+    }
+    assert counts[None] == counts[0.45] > counts[0.6] > counts[1] == 0
+    assert read(tmp_path / "1") == ([], read(tmp_path / "None")[1])
+
+
+def test_a_broken_file_is_named_and_skipped(
+    ckpt: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    summary = predict(ckpt, folder, tmp_path / "out", batch_size=2)
+    records, images = read(tmp_path / "out")
+    assert [(image["id"], Path(image["file_name"]).name) for image in images] == [(1, "a.jpg"), (2, "b.png")]
+    assert {record["image_id"] for record in records} == {1, 2}
+    assert summary.images == 2 and len(summary.problems) == 1
+    assert f"skipped {folder}/c.jpg: cannot be decoded as an image" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"a.png", "b.png"}
+
+
+def test_a_pattern_finds_files_below_and_keeps_equal_names_apart(ckpt: Path, folder: Path, tmp_path: Path) -> None:
+    predict(ckpt, f"{folder}/**/[ab].*", tmp_path / "out")
+    _, images = read(tmp_path / "out")
+    assert [image["file_name"] for image in images] == [str(folder / n) for n in ("a.jpg", "b.png", "below/b.jpg")]
+    names = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
+    assert names == ["000001_a.png", "000002_b.png", "000003_b.png"]
+
+
+def test_a_folder_with_brackets_in_its_name_is_no_pattern(folder: Path) -> None:
+    other = folder.rename(folder.with_name("photos[1]"))
+    assert [path.name for path in open_source(str(other)).paths] == ["a.jpg", "b.png", "c.jpg"]
+    assert open_source(str(other)).name == "photos[1]"
+
+
+def test_a_video(ckpt: Path, video: Path, tmp_path: Path) -> None:
+    summary = predict(ckpt, video, tmp_path / "out", batch_size=2)
+    records, images = read(tmp_path / "out")
+    assert [(image["id"], image["frame"]) for image in images] == [(i + 1, i) for i in range(5)]
+    assert {image["file_name"] for image in images} == {str(video)} and summary.images == 5
+    names = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
+    assert names == [f"clip_{i:06d}.png" for i in range(5)]
+    assert {record["image_id"] for record in records} == {1, 2, 3, 4, 5}
+
+
+def test_frames_of_a_video_are_rgb(video: Path) -> None:
+    first = next(open_source(str(video)).frames()).pixels
+    assert np.abs(first.astype(int) - picture(48, 64, 0)[..., ::-1]).mean() < 3  # the writer took it as BGR
+
+
+def test_everything_that_can_be_shown(ckpt: Path, folder: Path, tmp_path: Path) -> None:
+    show = ["masks", "boundary", "bases", "attention"]
+    for threshold in (None, 1):  # with instances and without
+        output = tmp_path / str(threshold)
+        predict(ckpt, folder / "a.jpg", output, show=show, score_threshold=threshold)
+        with Image.open(output / "a.png") as drawn:
+            assert drawn.width > 2 * 7 * 64 and drawn.height > 2 * 7 * 48
+    shown = set()
+    for name in show:
+        predict(ckpt, folder / "a.jpg", tmp_path / name, show=name)
+        shown.add((tmp_path / name / "a.png").read_bytes())
+    assert len(shown) == 4
+
+
+def test_pictures_are_bounded(ckpt: Path, folder: Path, tmp_path: Path) -> None:
+    predict(ckpt, folder / "a.jpg", tmp_path / "out", max_side=32, show=["masks", "bases"])
+    with Image.open(tmp_path / "out/a.png") as drawn:
+        assert drawn.width == 4 + 2 * (32 + 4)
+
+
+def test_nothing_is_overwritten_without_force(ckpt: Path, folder: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    predict(ckpt, folder / "a.jpg", output)  # an empty folder is welcome
+    before = {path: path.read_bytes() for path in output.iterdir()}
+    with pytest.raises(ConfigError, match=f"output={output}: has files already.*force=true"):
+        predict(Path("before any work"), folder / "a.jpg", output)
+    assert {path: path.read_bytes() for path in output.iterdir()} == before
+    predict(ckpt, folder / "a.jpg", output, force=True, score_threshold=1)
+    assert read(output)[0] == []
+
+
+def test_sources_are_never_overwritten(ckpt: Path, folder: Path) -> None:
+    for source in (folder, folder / "b.png", f"{folder}/below/*"):
+        target = folder / "below" if "below" in str(source) else folder
+        with pytest.raises(ConfigError, match="the images are in there"):
+            predict(ckpt, source, target, force=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"ckpt": None}, "ckpt: missing; give ckpt=FILE"),
+        ({"ckpt": "none.ckpt"}, "ckpt=none.ckpt: no such file; give"),
+        ({"source": None}, "source: missing; give source=PATH"),
+        ({"source": "none.jpg"}, "source=none.jpg: no such file; give"),
+        ({"source": "none/*.jpg"}, "source=none/.*: matches no file; check"),
+        ({"show": ["masks", "mask"]}, "show=masks,mask: give one or more of masks, boundary, bases, attention"),
+        ({"show": []}, "give one or more"),
+        ({"score_threshold": 2}, "score_threshold=2: give a score from 0 to 1"),
+        ({"score_threshold": "high"}, "score_threshold=high"),
+        ({"batch_size": 0}, "batch_size=0: give a whole number of at least 1"),
+        ({"max_side": 1.5}, "max_side=1.5: give .* or null"),
+        ({"device": "gpu"}, "device=gpu: cannot be used"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_line(
+    ckpt: Path, folder: Path, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        predict(ckpt, folder / "a.jpg", tmp_path / "out", **changes)
+    assert "\n" not in str(error.value) and not (tmp_path / "out").exists()
+
+
+def test_sources_without_images(ckpt: Path, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="empty: no image in this folder.*below"):
+        predict(ckpt, tmp_path / "empty", tmp_path / "out")
+    with pytest.raises(ConfigError, match="matches 1 files, none of them an image"):
+        predict(ckpt, f"{folder}/*.txt", tmp_path / "out")
+    (tmp_path / "bad.mp4").write_text("no video")
+    with pytest.raises(DataError, match="bad.mp4: cannot be read as a video.*ffmpeg"):
+        predict(ckpt, tmp_path / "bad.mp4", tmp_path / "out")
+
+
+def test_a_model_without_a_boundary_basis(plain_ckpt: Path, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="has no boundary basis; leave out boundary"):
+        predict(plain_ckpt, folder / "a.jpg", tmp_path / "out", show=["masks", "boundary"])
+    predict(plain_ckpt, folder / "a.jpg", tmp_path / "out", show=["bases", "attention"])
+    assert (tmp_path / "out/a.png").is_file()
+
+
+def test_the_command_line(ckpt: Path, folder: Path, tmp_path: Path) -> None:
+    arguments = (f"ckpt={ckpt}", f"source={folder}", "device=cpu", "show=[masks,bases]")
+    done = run("predict", *arguments, cwd=tmp_path)
+    assert "in 2 images, 1 skipped" in done.stdout and "outputs/predict/photos" in done.stdout
+    assert "c.jpg: cannot be decoded" in done.stderr and "images/s" in done.stderr
+    assert (tmp_path / "outputs/predict/photos/results.json").is_file()
+    again = run("predict", *arguments, cwd=tmp_path, check=False)
+    assert again.returncode == 1 and again.stdout == ""
+    (line,) = again.stderr.splitlines()
+    assert line.startswith("b2inst.predict: output=outputs/predict/photos: has files already")
+
+
+def test_exit_code_2_if_nothing_could_be_read(ckpt: Path, folder: Path, tmp_path: Path) -> None:
+    done = run("predict", f"ckpt={ckpt}", f"source={folder}/c.jpg", "progress=false", cwd=tmp_path, check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [f"skipped {folder}/c.jpg", "b2inst.predict"]
+    (tmp_path / "bad.mp4").write_text("no video")
+    done = run("predict", f"ckpt={ckpt}", "source=bad.mp4", cwd=tmp_path, check=False)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "outputs").exists()

@@ -1,0 +1,262 @@
+"""Predicting from Python with a toy checkpoint."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from b2inst import B2Inst, Prediction
+from b2inst.data.errors import DataError
+from b2inst.lit import LitSegmenter
+from b2inst.metrics.convert import to_records
+from b2inst.structures import Detections
+from b2inst.train import train
+from toy import toy_checkpoint, toy_config
+
+RESIZE = "+augment.val.resize._target_=b2inst.data.augment.Resize"
+THRESHOLD = 0.4
+
+
+@pytest.fixture(scope="module")
+def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_checkpoint(tmp_path_factory.mktemp("toy") / "toy.ckpt")
+
+
+@pytest.fixture(scope="module")
+def model(ckpt: Path) -> B2Inst:
+    return B2Inst.from_checkpoint(ckpt, "cpu")
+
+
+@pytest.fixture(scope="module")
+def enlarging(tmp_path_factory: pytest.TempPathFactory) -> B2Inst:
+    """Sees every image with a shorter side of 96 pixels."""
+    path = tmp_path_factory.mktemp("resized") / "toy.ckpt"
+    return B2Inst.from_checkpoint(toy_checkpoint(path, RESIZE, "+augment.val.resize.short=96"), "cpu")
+
+
+def picture(height: int = 48, width: int = 64, seed: int = 0) -> np.ndarray:
+    noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return cv2.GaussianBlur(noise, (0, 0), 3)
+
+
+def same(one: Prediction, other: Prediction, tolerance: float = 0.0) -> None:
+    assert len(one) == len(other) > 0 and one.size == other.size
+    assert np.array_equal(one.labels, other.labels) and one.class_names == other.class_names
+    assert np.abs(one.scores - other.scores).max() <= tolerance
+    assert np.abs(one.boxes - other.boxes).max() <= 100 * tolerance
+    assert (one.bool_masks() != other.bool_masks()).mean() <= tolerance
+
+
+def test_every_kind_of_input_gives_the_same(model: B2Inst, tmp_path: Path) -> None:
+    pixels = picture()
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    wanted = model.predict(pixels, THRESHOLD)
+    assert isinstance(wanted, Prediction) and wanted.size == (48, 64)
+    kinds = {
+        "path": tmp_path / "a.png",
+        "string": str(tmp_path / "a.png"),
+        "PIL": Image.fromarray(pixels),
+        "tensor": torch.from_numpy(pixels).permute(2, 0, 1),
+        "array in another order of memory": np.asfortranarray(pixels),
+        "mirrored view": np.ascontiguousarray(pixels[:, ::-1])[:, ::-1],
+    }
+    for kind in kinds.values():
+        same(model.predict(kind, THRESHOLD), wanted)
+    several = model.predict(list(kinds.values()), THRESHOLD, batch_size=4)
+    for found in several:
+        same(found, wanted, 1e-4)
+
+
+def test_channels_are_not_swapped(model: B2Inst) -> None:
+    pixels = picture()
+    one, other = model.predict([pixels, pixels[..., ::-1]], THRESHOLD)
+    assert len(one) != len(other) or np.abs(one.scores - other.scores).max() > 1e-3
+
+
+def test_a_list_gives_a_list(model: B2Inst) -> None:
+    assert model.predict([]) == []
+    (found,) = model.predict([picture()], THRESHOLD)
+    same(found, model.predict(picture(), THRESHOLD))
+    assert len(model.predict((picture(), picture()), THRESHOLD)) == 2
+
+
+@pytest.mark.parametrize("which", ["model", "enlarging"])
+def test_a_batch_of_different_sizes_equals_one_by_one(which: str, request: pytest.FixtureRequest) -> None:
+    model = request.getfixturevalue(which)
+    sizes = [(48, 64), (64, 40), (90, 130), (33, 64), (50, 61)]
+    images = [picture(*size, seed) for seed, size in enumerate(sizes)]
+    together = model.predict(images, THRESHOLD, batch_size=5)
+    for found, image, size in zip(together, images, sizes, strict=True):
+        assert found.size == size
+        same(found, model.predict(image, THRESHOLD), 1e-4)
+
+
+def test_detections_come_back_into_the_image(enlarging: B2Inst, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network sees 48 x 64 pixels as 96 x 128: what it finds there is half as large in the image."""
+    seen = []
+
+    def detect(outputs, images):
+        seen.append((images.sizes.tolist(), tuple(images.pixels.shape)))
+        boxes = torch.tensor([[16.0, 20.0, 48.0, 60.0]])
+        return [Detections(boxes, torch.tensor([1]), torch.tensor([0.9]), torch.tensor([0.9]),
+                           torch.full((1, 28, 28), 9.0), (96, 128))]  # fmt: skip
+
+    monkeypatch.setattr(enlarging.model, "detect", detect)
+    found = enlarging.predict(picture())
+    assert seen == [([[96, 128]], (1, 3, 96, 128))]
+    assert found.boxes.tolist() == [[8, 10, 24, 30]] and found.category_ids.tolist() == [3]
+    mask = np.zeros((48, 64), bool)
+    mask[10:30, 8:24] = True
+    assert np.array_equal(found.bool_masks()[0], mask)
+    assert found.polygons()[0][0].tolist() == [[8, 10], [24, 10], [24, 30], [8, 30]]
+
+
+def test_predictions_are_what_the_evaluation_scored(tmp_path: Path) -> None:
+    root, output = tmp_path / "set", tmp_path / "run"
+    train(toy_config(root, output, "experiment=b2inst_light", RESIZE, "+augment.val.resize.short=80",
+                     "data.val_batch_size=1", "model.fpn.channels=64",
+                     "model.detector.score_threshold=0.0"))  # fmt: skip
+    wanted = json.loads((output / "results.json").read_text())
+    images = json.loads((root / "annotations/instances_val.json").read_text())["images"]
+    model = B2Inst.from_checkpoint(output / "checkpoints/best.ckpt", "cpu")
+    found = []
+    for image in images:
+        found += model.predict(root / "val" / image["file_name"], score_threshold=0.0).to_coco(image["id"])
+    assert len(found) == len(wanted) > 100
+    assert [record["category_id"] for record in found] == [record["category_id"] for record in wanted]
+    assert np.allclose([r["bbox"] for r in found], [r["bbox"] for r in wanted], atol=1e-3)
+    assert np.allclose([r["score"] for r in found], [r["score"] for r in wanted], atol=1e-6)
+    same_mask = [f["segmentation"] == w["segmentation"] for f, w in zip(found, wanted, strict=True)]
+    assert np.mean(same_mask) > 0.98
+
+
+def test_the_threshold_of_the_checkpoint_is_the_default(model: B2Inst, tmp_path: Path) -> None:
+    assert model.score_threshold == 0.3
+    same(model.predict(picture()), model.predict(picture(), 0.3))
+    scores = model.predict(picture(), 0.0).scores
+    best = float(scores[9] + scores[10]) / 2
+    other = B2Inst.from_checkpoint(toy_checkpoint(tmp_path / "t.ckpt", best_threshold=best), "cpu")
+    assert other.score_threshold == best and len(other.predict(picture())) == 10
+    assert len(other.predict(picture(), float(scores[4]))) == 5, "a score equal to the threshold counts"
+
+
+def test_a_threshold_below_that_of_the_training_finds_more(model: B2Inst) -> None:
+    detector = model.model.detector
+    usual, detector.score_threshold = detector.score_threshold, 0.5
+    try:
+        found = model.predict(picture(), score_threshold=0.2)
+        assert detector.score_threshold == 0.5
+    finally:
+        detector.score_threshold = usual
+    assert found.scores.min() < 0.5
+
+
+def test_looking_inside(model: B2Inst) -> None:
+    ((found, inside), (nothing, empty)) = (
+        model.run([picture(40, 50)], threshold, look_inside=True)[0] for threshold in (THRESHOLD, 1.0)
+    )
+    assert inside.canvas == (64, 64) and inside.size == (40, 50)
+    assert inside.bases.shape == (4, 16, 16) and inside.boundary.shape == (16, 16)
+    assert inside.attention.shape == (5, 28, 28) and torch.allclose(inside.attention.sum(0), torch.ones(28, 28))
+    assert len(found) > 0 and len(nothing) == 0 and empty.attention is None
+    assert model.run([picture()])[0][1] is None
+
+
+def test_attention_is_that_of_the_best_instance(model: B2Inst) -> None:
+    """Blending the pooled bases by it gives the mask of the first detection."""
+    batch = model.run([picture()], THRESHOLD, look_inside=True)[0][1]
+    assembly = model.model.assembly
+    pixels = torch.from_numpy(picture()).permute(2, 0, 1)[None]
+    from b2inst.structures import ImageBatch
+
+    size = torch.tensor([[48, 64]])
+    images = ImageBatch(torch.nn.functional.pad(pixels, (0, 0, 0, 16)), size, size, torch.tensor([0]))
+    with torch.no_grad():
+        outputs = model.model(images)
+        (first, *_), attention = model.model.detect(outputs, images), model.model.attention(outputs, images)[0]
+        pooled = assembly.pool(model.model.boundary.blended(outputs.bases), first.boxes[:1], torch.tensor([0]))
+    assert torch.equal(attention, batch.attention)
+    assert torch.allclose((pooled[0] * attention).sum(0), first.mask_logits[0], atol=1e-4)
+    assert to_records(first[:1], 1, (2, 3, 5))[0]["segmentation"] == model.predict(picture(), THRESHOLD).masks[0]
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (picture().astype(float), r"image: a array|image: a.*float64"),
+        (picture()[..., 0], r"\(48, 64\).*\(H, W, 3\)"),
+        (picture()[None], "several images as a list"),
+        (torch.from_numpy(picture()), r"\(48, 64, 3\).*\(3, H, W\)"),
+        (Image.fromarray(picture()[..., 0].astype(np.int32)), "mode 'I'"),
+        (np.zeros((0, 4, 3), np.uint8), "no pixels"),
+        (7, "int; give a path"),
+    ],
+)
+def test_what_is_no_image_is_refused(model: B2Inst, image: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        model.predict(image)
+    with pytest.raises(ValueError, match=r"images\[1\]"):
+        model.predict([picture(), image])
+
+
+def test_files_that_are_none(model: B2Inst, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_text("text")
+    with pytest.raises(DataError, match="a.jpg: cannot be decoded"):
+        model.predict(tmp_path / "a.jpg")
+    with pytest.raises(DataError, match="b.jpg: does not exist; check the path"):
+        model.predict(tmp_path / "b.jpg")
+
+
+def test_values_out_of_range(model: B2Inst) -> None:
+    for arguments in ({"score_threshold": 1.5}, {"score_threshold": -0.1}, {"batch_size": 0}):
+        with pytest.raises(ValueError, match=next(iter(arguments))):
+            model.predict(picture(), **arguments)
+
+
+def test_devices_that_are_not_there(ckpt: Path) -> None:
+    for device in ("gpu", "cuda:99"):
+        with pytest.raises(ValueError, match=f"device={device}: cannot be used"):
+            B2Inst.from_checkpoint(ckpt, device)
+
+
+def test_a_checkpoint_that_cuts_images_in_validation_is_refused(tmp_path: Path) -> None:
+    crop = ("+augment.val.crop._target_=b2inst.data.augment.Crop", "+augment.val.crop.size=32")
+    model = B2Inst.from_checkpoint(toy_checkpoint(tmp_path / "c.ckpt", *crop), "cpu")
+    with pytest.raises(ValueError, match="cuts or turns"):
+        model.predict(picture())
+
+
+def test_files_that_hold_more_are_refused(ckpt: Path, tmp_path: Path) -> None:
+    content = torch.load(ckpt, weights_only=True)
+    torch.save({**content, "extra": Path("x")}, tmp_path / "more.ckpt")
+    with pytest.raises(ValueError, match="more than tensors and plain values, which is refused"):
+        B2Inst.from_checkpoint(tmp_path / "more.ckpt")
+    content["hyper_parameters"]["config"]["data"]["val_augment"] = {"x": {"_target_": "os.getcwd"}}
+    torch.save(content, tmp_path / "target.ckpt")
+    with pytest.raises(ValueError, match="os.getcwd.*refused"):
+        B2Inst.from_checkpoint(tmp_path / "target.ckpt")
+    with pytest.raises(FileNotFoundError, match="none.ckpt"):
+        B2Inst.from_checkpoint(tmp_path / "none.ckpt")
+    assert LitSegmenter.from_checkpoint(ckpt).best_threshold is None
+
+
+def test_importing_the_package_is_cheap() -> None:
+    code = (
+        "import sys, b2inst\n"
+        "assert {'B2Inst', 'Prediction'} <= set(dir(b2inst))\n"
+        "assert not {'torch', 'numpy', 'hydra', 'pytorch_lightning'} & set(sys.modules)\n"
+        "from b2inst import B2Inst, Prediction\n"
+        "assert 'pytorch_lightning' in sys.modules and B2Inst.__module__ == 'b2inst.predictor'\n"
+        "b2inst.nothing"
+    )
+    src = str(Path(__file__).parents[1] / "src")
+    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": src}, capture_output=True, text=True)
+    assert "has no attribute 'nothing'" in done.stderr and "AssertionError" not in done.stderr
