@@ -175,9 +175,9 @@ class _Speed(TextColumn):
         super().__init__("")
 
     def render(self, task: Task) -> Text:
-        """The speed of the last images, in the end of all."""
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:.1f} images/s" if speed else "")
+        """The speed since the beginning; the bar's own is unknown until there are two steps."""
+        elapsed = task.finished_time or task.elapsed
+        return Text(f"{task.completed / elapsed:.1f} images/s" if elapsed and task.completed else "")
 
 
 def _progress(disable: bool) -> Progress:
