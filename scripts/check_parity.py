@@ -14,6 +14,7 @@ import platform
 import re
 import sys
 from pathlib import Path
+from zipfile import BadZipFile
 
 import torch
 from parity.fixture import Fixture
@@ -74,7 +75,14 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
-    fixture = Fixture.read(args.prefix)
+    try:
+        fixture = Fixture.read(args.prefix)
+    except FileNotFoundError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        print(f"error: {args.prefix}: holds no reference outputs ({error!r})", file=sys.stderr)
+        return 2
     rows = all_rows(fixture, rule_weights(args.rule, fixture) if args.rule else None)
     made_with = f"torch {torch.__version__}, {platform.machine()} CPU, float32"
     print(f"{args.prefix.name} ({made_with})\n{table(rows)}")

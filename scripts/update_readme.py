@@ -3,13 +3,12 @@
     python scripts/update_readme.py outputs/demo [RUN ...]
 
 Everything that stands between the two `results` markers of README.md is replaced. All numbers come from the
-`metrics.json`, `metrics.csv` and `config.yaml` of the runs.
+`metrics.json` and `config.yaml` of the runs.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import re
 import shutil
@@ -31,12 +30,11 @@ def row(run: Path) -> str:
         run: folder of a run that has ended.
 
     Raises:
-        FileNotFoundError: it lacks one of the three files.
+        FileNotFoundError: it lacks one of the two files.
     """
     metrics = json.loads((run / "metrics.json").read_text())
     config = OmegaConf.load(run / "config.yaml")
-    with (run / "metrics.csv").open(newline="") as file:
-        steps = 1 + max(int(line["step"]) for line in csv.DictReader(file))
+    steps = config["schedule"]["steps"]
     limit = config["data"]["val"]["limit"]
     data = Path(config["data"]["root"]).name + (f", {limit} images" if limit else "")
     images = config["data"]["batch_size"] * config["trainer"].get("accumulate_grad_batches", 1)
@@ -48,7 +46,8 @@ def block(runs: list[Path]) -> str:
     """What stands between the markers."""
     head = ["run", "data", "steps of images", *(key.replace("/", " ") for key in COLUMNS)]
     lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}", *map(row, runs)]
-    return "\n".join([f"![A picture that the first run drew]({IMAGE})", "", *lines])
+    shown = "Image, ground truth, predictions, bases, boundary basis and its target, as the first run drew them"
+    return "\n".join([f"![{shown}]({IMAGE})", "", *lines])
 
 
 def replace_block(text: str, content: str) -> str:
@@ -71,7 +70,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     """Command line entry."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs that have ended")
-    parser.add_argument("--picture", default="01_*.png", help="which picture of the first run (default: %(default)s)")
+    parser.add_argument("--picture", default="02_*.png", help="which picture of the first run (default: %(default)s)")
     options = parser.parse_args(arguments)
     text = replace_block((root / "README.md").read_text(), block(options.runs))
     pictures = sorted((options.runs[0] / "pictures").glob(options.picture))

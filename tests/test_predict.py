@@ -63,7 +63,7 @@ def picture(height: int, width: int, seed: int) -> np.ndarray:
 def predict(ckpt: Path, source: Path | str, output: Path, /, **changes: Any) -> entry.Summary:
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         config = plain(compose("predict"))
-    given = {"ckpt": str(ckpt), "source": str(source), "output": str(output), "device": "cpu", "progress": False}
+    given = {"ckpt": str(ckpt), "input": str(source), "output": str(output), "device": "cpu", "progress": False}
     assert not changes.keys() - config.keys()
     return entry.predict({**config, **given, **changes})
 
@@ -179,9 +179,9 @@ def test_sources_are_never_overwritten(ckpt: Path, folder: Path) -> None:
     [
         ({"ckpt": None}, "ckpt: missing; give ckpt=FILE"),
         ({"ckpt": "none.ckpt"}, "ckpt=none.ckpt: no such file; give"),
-        ({"source": None}, "source: missing; give source=PATH"),
-        ({"source": "none.jpg"}, "source=none.jpg: no such file; give"),
-        ({"source": "none/*.jpg"}, "source=none/.*: matches no file; check"),
+        ({"input": None}, "input: missing; give input=PATH"),
+        ({"input": "none.jpg"}, "input=none.jpg: no such file; give"),
+        ({"input": "none/*.jpg"}, "input=none/.*: matches no file; check"),
         ({"show": ["masks", "mask"]}, "show=masks,mask: give one or more of masks, boundary, bases, attention"),
         ({"show": []}, "give one or more"),
         ({"score_threshold": 2}, "score_threshold=2: give a score from 0 to 1"),
@@ -218,7 +218,7 @@ def test_a_model_without_a_boundary_basis(plain_ckpt: Path, folder: Path, tmp_pa
 
 
 def test_the_command_line(ckpt: Path, folder: Path, tmp_path: Path) -> None:
-    arguments = (f"ckpt={ckpt}", f"source={folder}", "device=cpu", "show=[masks,bases]")
+    arguments = (f"ckpt={ckpt}", f"input={folder}", "device=cpu", "show=[masks,bases]")
     done = run("predict", *arguments, cwd=tmp_path)
     assert "in 2 images, 1 skipped" in done.stdout and "outputs/predict/photos" in done.stdout
     assert "c.jpg: cannot be decoded" in done.stderr and "images/s" in done.stderr
@@ -230,10 +230,10 @@ def test_the_command_line(ckpt: Path, folder: Path, tmp_path: Path) -> None:
 
 
 def test_exit_code_2_if_nothing_could_be_read(ckpt: Path, folder: Path, tmp_path: Path) -> None:
-    done = run("predict", f"ckpt={ckpt}", f"source={folder}/c.jpg", "progress=false", cwd=tmp_path, check=False)
+    done = run("predict", f"ckpt={ckpt}", f"input={folder}/c.jpg", "progress=false", cwd=tmp_path, check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == [f"skipped {folder}/c.jpg", "b2inst.predict"]
     (tmp_path / "bad.mp4").write_text("no video")
-    done = run("predict", f"ckpt={ckpt}", "source=bad.mp4", cwd=tmp_path, check=False)
+    done = run("predict", f"ckpt={ckpt}", "input=bad.mp4", cwd=tmp_path, check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert not (tmp_path / "outputs").exists()

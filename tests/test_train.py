@@ -153,3 +153,20 @@ def test_init_from_takes_over_what_fits(trained: Path, root: Path, tmp_path: Pat
     old, new = weights(trained), weights(tmp_path)
     name = "model.detector.cls_logits.weight"
     assert torch.allclose(old[name], new[name], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        (
+            ["train", "data=custom", "data.root=/absent"],
+            "error: 1 mistake in the configuration:\ndata.root: /absent",
+        ),
+        (["evaluate", "ckpt=/absent.ckpt"], "error: ckpt: /absent.ckpt: no such checkpoint"),
+        (["evaluate", "predictions=/absent.json", "annotations=/absent.json"], "error: "),
+    ],
+    ids=["train", "evaluate a checkpoint", "evaluate results"],
+)
+def test_what_a_user_can_mend_is_told_without_a_traceback(command: list[str], told: str, tmp_path: Path) -> None:
+    done = run(*command, cwd=tmp_path, check=False)
+    assert done.returncode == 1 and told in done.stderr and "Traceback" not in done.stderr

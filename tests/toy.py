@@ -58,7 +58,8 @@ def toy_checkpoint(
 
 def run(module: str, *arguments: str, cwd: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
     """Run `python -m b2inst.<module>` as a user does."""
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "OMP_NUM_THREADS": "2"}
+    # One thread: on a busy machine several add up in another order each time, and no two runs are equal in all bits.
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "OMP_NUM_THREADS": "1"}
     env.pop("B2INST_DATA", None)
     env.pop("WANDB_API_KEY", None)
     command = [sys.executable, "-m", f"b2inst.{module}", *arguments]

@@ -29,7 +29,10 @@ def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Scores, Path]:
         The scores and the file they were written to; results and pictures lie beside it.
     """
     ckpt = Path(config["ckpt"]).expanduser()
-    module = LitSegmenter.from_checkpoint(ckpt)
+    try:
+        module = LitSegmenter.from_checkpoint(ckpt)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(f"ckpt: {error}") from error
     if config["score_threshold"] is not None:
         module.model.detector.score_threshold = config["score_threshold"]
     output = Path(config["output"] or ckpt.resolve().parent.parent / "evaluation" / "metrics.json")
@@ -68,7 +71,12 @@ def data_config(trained_with: dict[str, Any], config: dict[str, Any]) -> dict[st
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="evaluate")
 def main(cfg: DictConfig) -> None:
     """Command line entry."""
-    config = plain(cfg)
+    with runtime.told_in_words():
+        evaluate(plain(cfg))
+
+
+def evaluate(config: dict[str, Any]) -> None:
+    """Evaluate what the configuration names, and print the tables."""
     if (config["ckpt"] is None) == (config["predictions"] is None):
         raise ConfigError("give either ckpt=FILE, or predictions=FILE and annotations=FILE")
     if config["ckpt"] is not None:
@@ -77,9 +85,12 @@ def main(cfg: DictConfig) -> None:
         raise ConfigError("predictions=FILE needs annotations=FILE, the COCO annotations to score against")
     else:
         output = config["output"] and Path(config["output"])
-        scores = evaluate_files(
-            config["predictions"], config["annotations"], output, dilation_ratio=config["dilation_ratio"]
-        )
+        try:
+            scores = evaluate_files(
+                config["predictions"], config["annotations"], output, dilation_ratio=config["dilation_ratio"]
+            )
+        except (FileNotFoundError, ValueError) as error:
+            raise ConfigError(str(error)) from error
     print(scores.table())
     if config["per_class"]:
         print(scores.class_table())

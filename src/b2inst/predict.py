@@ -1,4 +1,4 @@
-"""Find instances in images or a video: `python -m b2inst.predict ckpt=FILE source=PATH`.
+"""Find instances in images or a video: `python -m b2inst.predict ckpt=FILE input=PATH`.
 
 Writes into the folder `output`: a picture per image, `results.json` (COCO results) and `images.json` (the images by
 id, and the categories). Exit code 1: nothing could be started; 2: no image could be read.
@@ -65,7 +65,7 @@ def predict(config: dict[str, Any]) -> Summary:
         DataError: a video that cannot be read; nothing has been written either.
     """
     show = check(config)
-    source = open_source(str(config["source"]))
+    source = open_source(str(config["input"]))
     output = _output(config, source)
     model = _load(config, show)
     writer = Writer(output, show, config["max_side"])
@@ -108,8 +108,8 @@ def check(config: dict[str, Any]) -> list[str]:
     """
     if config["ckpt"] is None:
         raise ConfigError("ckpt: missing; give ckpt=FILE, for example ckpt=outputs/demo/checkpoints/best.ckpt")
-    if config["source"] is None:
-        raise ConfigError("source: missing; give source=PATH, an image, a folder, a glob pattern or a video")
+    if config["input"] is None:
+        raise ConfigError("input: missing; give input=PATH, an image, a folder, a glob pattern or a video")
     show = [config["show"]] if isinstance(config["show"], str) else list(config["show"] or [])
     unknown = [name for name in show if name not in SHOWN]
     if unknown or not show or len(set(show)) < len(show):

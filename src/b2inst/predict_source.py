@@ -148,19 +148,19 @@ def open_source(given: str) -> Source:
         found = _images(path.iterdir())
         if not found:
             raise ConfigError(
-                f"source={given}: no image in this folder; images end in {', '.join(IMAGES)}, and those in folders "
-                f"below are found with 'source=\"{given.rstrip('/')}/**/*\"'"
+                f"input={given}: no image in this folder; images end in {', '.join(IMAGES)}, and those in folders "
+                f"below are found with 'input=\"{given.rstrip('/')}/**/*\"'"
             )
         return ImageFiles(path.resolve().name, found)
     if path.is_file():
         return Video(path) if path.suffix.lower() in VIDEOS else ImageFiles(path.stem, [path])
     if not glob.has_magic(given):
-        raise ConfigError(f"source={given}: no such file; give an image, a folder, a video or a glob pattern in quotes")
+        raise ConfigError(f"input={given}: no such file; give an image, a folder, a video or a glob pattern in quotes")
     hits = [Path(hit) for hit in glob.glob(str(path), recursive=True)]
     found = _images(hits)
     if not found:
         what = f"matches {len(hits)} files, none of them an image" if hits else "matches no file"
-        raise ConfigError(f"source={given}: {what}; check the pattern, images end in {', '.join(IMAGES)}")
+        raise ConfigError(f"input={given}: {what}; check the pattern, images end in {', '.join(IMAGES)}")
     return ImageFiles(_fixed_part(path).resolve().name, found)
 
 

@@ -12,10 +12,24 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from b2inst.config import ConfigError
+from b2inst.data.errors import DataError
+
 log = logging.getLogger(__name__)
 
 SEED_VARIABLES = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
 RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@contextmanager
+def told_in_words() -> Iterator[None]:
+    """End the program with the message alone where the user can mend what is wrong; `HYDRA_FULL_ERROR=1` tells all."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        raise SystemExit(f"error: {error}") from error
 
 
 @contextmanager

@@ -40,8 +40,8 @@ class SweepTable(Callback):
             raise SystemExit(f"{len(failed)} of {len(rows)} jobs failed: {', '.join(failed)}; see {ERROR_FILE} in each")
 
 
-def collect(folder: Path) -> list[dict[str, str]]:
-    """One row per job folder, in the order of the jobs: status, overrides and metrics (fractions)."""
+def collect(folder: Path) -> list[dict[str, Any]]:
+    """One row per job folder, in the order of the jobs: status, list of overrides and metrics (fractions)."""
     jobs = sorted((p.parents[1] for p in folder.glob("*/.hydra/overrides.yaml")), key=lambda p: (len(p.name), p.name))
     rows = []
     for job in jobs:
@@ -49,22 +49,27 @@ def collect(folder: Path) -> list[dict[str, str]]:
         failed = (job / ERROR_FILE).is_file()
         status = "failed" if failed else "done" if metrics_file.is_file() else "unfinished"
         metrics = json.loads(metrics_file.read_text()) if status == "done" else {}
-        overrides = " ".join(OmegaConf.load(job / ".hydra" / "overrides.yaml"))
+        overrides = list(OmegaConf.load(job / ".hydra" / "overrides.yaml"))
         values = {name: "" if metrics.get(name) is None else f"{metrics[name]:.4f}" for name in METRICS}
         rows.append({"job": job.name, "overrides": overrides, "status": status, **values})
     return rows
 
 
-def render(rows: list[dict[str, str]]) -> str:
-    """The rows as a Markdown table."""
+def render(rows: list[dict[str, Any]]) -> str:
+    """The rows as a Markdown table, without the overrides that all jobs share; these stand above it."""
     if not rows:
         return "no jobs"
+    shared = [text for text in rows[0]["overrides"] if len(rows) > 1 and all(text in row["overrides"] for row in rows)]
     head = list(rows[0])
-    lines = [head, ["---"] * len(head), *([row[name] for name in head] for row in rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    lines = [head, ["---"] * len(head)]
+    for row in rows:
+        own = " ".join(text for text in row["overrides"] if text not in shared)
+        lines.append([own if name == "overrides" else row[name] for name in head])
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"All jobs: `{' '.join(shared)}`\n\n{table}" if shared else table
 
 
-def write_table(folder: Path) -> list[dict[str, str]]:
+def write_table(folder: Path) -> list[dict[str, Any]]:
     """Write `sweep.md` and `sweep.csv` into the folder of a sweep.
 
     Returns:
@@ -76,5 +81,5 @@ def write_table(folder: Path) -> list[dict[str, str]]:
         with (folder / "sweep.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             writer.writeheader()
-            writer.writerows(rows)
+            writer.writerows({**row, "overrides": " ".join(row["overrides"])} for row in rows)
     return rows

@@ -158,7 +158,11 @@ def main(cfg: DictConfig) -> float | None:
             raise ConfigError("output: each job of a sweep has its own folder; give hydra.sweep.dir=DIR instead")
         cfg.output = run.runtime.output_dir
     config = plain(cfg)
-    scores = _run_job(config) if multirun else train(config)
+    if multirun:
+        scores = _run_job(config)
+    else:
+        with runtime.told_in_words():
+            scores = train(config)
     if scores is None:
         return None
     print(report(Path(config["output"]), scores), flush=True)

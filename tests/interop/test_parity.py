@@ -81,6 +81,11 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     capsys.readouterr()
     assert check_parity.main([str(tmp_path / "changed")]) == 1
     assert "missed: loss_mask\n" in capsys.readouterr().out
+    assert check_parity.main([str(tmp_path / "absent")]) == 2
+    assert "absent.npz: no such file" in capsys.readouterr().err
+    (tmp_path / "changed.npz").write_bytes(b"PK\x03\x04 torn")
+    assert check_parity.main([str(tmp_path / "changed")]) == 2
+    assert "holds no reference outputs" in capsys.readouterr().err
 
 
 def test_errors_of_arrays(fixture: Fixture) -> None:

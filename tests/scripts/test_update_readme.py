@@ -18,12 +18,12 @@ SPEC.loader.exec_module(readme)
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "demo"
     (folder / "pictures").mkdir(parents=True)
-    (folder / "pictures" / "01_a.png").write_bytes(b"picture")
+    (folder / "pictures" / "02_a.png").write_bytes(b"picture")
     scores = {"box/AP": 0.5, "mask/AP": 0.4567, "mask/AP50": 1.0, "mask/AP75": None, "boundary/AP": 0.0}
     (folder / "metrics.json").write_text(json.dumps(scores))
-    (folder / "metrics.csv").write_text("epoch,step,x\n0,9,1\n1,1199,1\n")
     (folder / "config.yaml").write_text(
         "name: e-demo\ndata: {root: /data/shapes, batch_size: 8, val: {limit: null}}\ntrainer: {max_epochs: 1}\n"
+        "schedule: {steps: 1200}\n"
     )
     return folder
 

@@ -46,8 +46,8 @@ class Augment:
                     "give its _target_, for example b2inst.data.augment.flip"
                 )
         self._pipeline = A.Compose(list(self.transforms.values()))
-        # without transforms there is nothing that moves points, and albumentations would warn of that
-        points = A.KeypointParams(format="xy", remove_invisible=False) if self.transforms else None
+        self._moves = any(isinstance(transform, A.DualTransform) for transform in self.transforms.values())
+        points = A.KeypointParams(format="xy", remove_invisible=False) if self._moves else None  # else it warns
         self._with_points = A.Compose(list(self.transforms.values()), keypoint_params=points)
 
     @property
@@ -87,8 +87,8 @@ class Augment:
         Returns:
             image (H', W', 3), maps (L, H', W') and the (2, 3) matrix M of the points: x' = M @ (x, y, 1), in pixels.
         """
-        if not self.transforms:
-            return image, maps, np.eye(2, 3)
+        if not self._moves:
+            return (*self(image, maps, seed), np.eye(2, 3))
         self._with_points.set_random_seed(seed)
         # three corners tell where all points go; for albumentations (0, 0) is the center of a pixel, for us its corner
         corners = np.array([[0, 0], [image.shape[1], 0], [0, image.shape[0]]], np.float64)
