@@ -226,13 +226,13 @@ def test_the_command_line(ckpt: Path, folder: Path, tmp_path: Path) -> None:
     again = run("predict", *arguments, cwd=tmp_path, check=False)
     assert again.returncode == 1 and again.stdout == ""
     (line,) = again.stderr.splitlines()
-    assert line.startswith("b2inst.predict: output=outputs/predict/photos: has files already")
+    assert line.startswith("error: output=outputs/predict/photos: has files already")
 
 
 def test_exit_code_2_if_nothing_could_be_read(ckpt: Path, folder: Path, tmp_path: Path) -> None:
     done = run("predict", f"ckpt={ckpt}", f"input={folder}/c.jpg", "progress=false", cwd=tmp_path, check=False)
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [f"skipped {folder}/c.jpg", "b2inst.predict"]
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == [f"skipped {folder}/c.jpg", "error"]
     (tmp_path / "bad.mp4").write_text("no video")
     done = run("predict", f"ckpt={ckpt}", "input=bad.mp4", cwd=tmp_path, check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1

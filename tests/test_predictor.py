@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -103,13 +104,14 @@ def test_detections_come_back_into_the_image(enlarging: B2Inst, monkeypatch: pyt
     """The network sees 48 x 64 pixels as 96 x 128: what it finds there is half as large in the image."""
     seen = []
 
-    def detect(outputs, images):
+    def find(outputs, images):
         seen.append((images.sizes.tolist(), tuple(images.pixels.shape)))
         boxes = torch.tensor([[16.0, 20.0, 48.0, 60.0]])
-        return [Detections(boxes, torch.tensor([1]), torch.tensor([0.9]), torch.tensor([0.9]),
-                           torch.full((1, 28, 28), 9.0), (96, 128))]  # fmt: skip
+        found = Detections(boxes, torch.tensor([1]), torch.tensor([0.9]), torch.tensor([0.9]),
+                           torch.full((1, 28, 28), 9.0), (96, 128))  # fmt: skip
+        return SimpleNamespace(detections=lambda: [found])
 
-    monkeypatch.setattr(enlarging.model, "detect", detect)
+    monkeypatch.setattr(enlarging.model, "find", find)
     found = enlarging.predict(picture())
     assert seen == [([[96, 128]], (1, 3, 96, 128))]
     assert found.boxes.tolist() == [[8, 10, 24, 30]] and found.category_ids.tolist() == [3]
@@ -181,7 +183,8 @@ def test_attention_is_that_of_the_best_instance(model: B2Inst) -> None:
     images = ImageBatch(torch.nn.functional.pad(pixels, (0, 0, 0, 16)), size, size, torch.tensor([0]))
     with torch.no_grad():
         outputs = model.model(images)
-        (first, *_), attention = model.model.detect(outputs, images), model.model.attention(outputs, images)[0]
+        found = model.model.find(outputs, images)
+        (first, *_), attention = found.detections(), model.model.attention(outputs, found)[0]
         pooled = assembly.pool(model.model.boundary.blended(outputs.bases), first.boxes[:1], torch.tensor([0]))
     assert torch.equal(attention, batch.attention)
     assert torch.allclose((pooled[0] * attention).sum(0), first.mask_logits[0], atol=1e-4)

@@ -6,9 +6,8 @@ id, and the categories). Exit code 1: nothing could be started; 2: no image coul
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from b2inst import runtime
 from b2inst.config import ConfigError, plain
 from b2inst.data.errors import DataError
+from b2inst.lit import LitSegmenter
 from b2inst.paths import config_dir
 from b2inst.predict_panels import SHOWN
 from b2inst.predict_source import Frame, Source, open_source
@@ -145,12 +146,15 @@ def _output(config: dict[str, Any], source: Source) -> Path:
 
 def _load(config: dict[str, Any], show: list[str]) -> B2Inst:
     try:
-        model = B2Inst.from_checkpoint(config["ckpt"], config["device"])
+        module = LitSegmenter.from_checkpoint(config["ckpt"])
     except FileNotFoundError as error:
         raise ConfigError(f"ckpt={config['ckpt']}: no such file; {_REMEDY}") from error
     except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(reason if reason.startswith("device") else f"ckpt: {reason}; {_REMEDY}") from error
+        raise ConfigError(f"ckpt: {str(error).splitlines()[0]}; {_REMEDY}") from error
+    try:
+        model = B2Inst(module, config["device"])
+    except ValueError as error:  # the device, or a validation transform that is refused
+        raise ConfigError(str(error)) from error
     if "boundary" in show and not model.has_boundary:
         raise ConfigError(f"show={','.join(show)}: {config['ckpt']} has no boundary basis; leave out boundary")
     return model
@@ -188,23 +192,17 @@ def _progress(disable: bool) -> Progress:
     )  # fmt: skip
 
 
-def exit_with_one_line(run: Callable[[], Summary]) -> None:
-    """Run, print the summary, and exit with 1 or 2 and one line where nothing came of it."""
-    try:
-        summary = run()
-    except (ConfigError, DataError, OSError) as error:
-        print(f"b2inst.predict: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, DataError) else 1)
-    if not summary.images:
-        print(f"b2inst.predict: none of {len(summary.problems)} images could be read", file=sys.stderr)
-        sys.exit(2)
-    print(summary, flush=True)
-
-
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="predict")
 def main(cfg: DictConfig) -> None:
     """Command line entry."""
-    exit_with_one_line(lambda: predict(plain(cfg)))
+    with runtime.told_in_words(data_error=2):
+        try:
+            summary = predict(plain(cfg))
+        except OSError as error:
+            raise ConfigError(str(error)) from error
+        if not summary.images:
+            raise DataError(f"none of {len(summary.problems)} images could be read")
+    print(summary, flush=True)
 
 
 if __name__ == "__main__":

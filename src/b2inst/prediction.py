@@ -16,6 +16,7 @@ from pycocotools import mask as coco_mask
 
 from b2inst import viz
 from b2inst.data.pixels import ImageLike, to_rgb
+from b2inst.metrics.convert import make_records
 from b2inst.ops.masks import masks_to_rle
 from b2inst.ops.polygons import mask_to_polygons
 from b2inst.structures import Detections
@@ -111,21 +112,10 @@ class Prediction:
             One record an instance: `image_id`, `category_id`, `bbox` (XYWH), `segmentation` (RLE), `score` (mask
             score) and `box_score` (class score, which ranks the boxes).
         """
-        boxes = self.boxes.astype(np.float64).tolist()
-        rows = zip(
-            self.category_ids.tolist(), boxes, self.masks, self.scores.tolist(), self.box_scores.tolist(), strict=True
-        )
-        return [
-            {
-                "image_id": image_id,
-                "category_id": category_id,
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "segmentation": dict(rle),
-                "score": score,
-                "box_score": box_score,
-            }
-            for category_id, (x0, y0, x1, y1), rle, score, box_score in rows
-        ]
+        return make_records(
+            image_id, self.category_ids.tolist(), self.boxes.astype(np.float64).tolist(), self.masks,
+            self.scores.tolist(), self.box_scores.tolist(),
+        )  # fmt: skip
 
     def to_labelme(self, file_name: str, tolerance: float = 0.0) -> dict[str, Any]:
         """Write a LabelMe annotation, ready for `json.dump`.

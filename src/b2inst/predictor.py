@@ -16,6 +16,7 @@ from torch import Tensor
 from b2inst.callbacks.pictures import DEFAULT_THRESHOLD
 from b2inst.config import CHECKPOINT_TARGETS, build
 from b2inst.data.augment import Augment
+from b2inst.data.collate import pad
 from b2inst.data.pixels import ImageLike, to_rgb
 from b2inst.lit import LitSegmenter
 from b2inst.models.segmenter import Outputs, Segmenter
@@ -194,11 +195,11 @@ class B2Inst:
         batch = _batch(inputs, sizes, canvas).to(self.device)
         outputs = self.model(batch)
         with self._finds_from(threshold):
-            detections = self.model.detect(outputs, batch)
-            maps = self.model.attention(outputs, batch) if look_inside else [None] * len(inputs)
+            found = self.model.find(outputs, batch)
+        maps = self.model.attention(outputs, found) if look_inside else [None] * len(inputs)
         results: list[tuple[Prediction, Inside | None]] = []
-        for i, (found, size) in enumerate(zip(detections, sizes, strict=True)):
-            kept = found[found.scores >= threshold]
+        for i, (detections, size) in enumerate(zip(found.detections(), sizes, strict=True)):
+            kept = detections[detections.scores >= threshold]
             prediction = Prediction.from_detections(kept, size, self.class_names, self.category_ids)
             inside = None
             if look_inside:
@@ -244,11 +245,8 @@ def _device(given: str | torch.device | None) -> torch.device:
 
 def _batch(inputs: Sequence[Tensor], sizes: Sequence[tuple[int, int]], canvas: tuple[int, int]) -> ImageBatch:
     """Put inputs at the upper left of a canvas."""
-    pixels = torch.zeros(len(inputs), 3, *canvas, dtype=torch.uint8)
-    for place, image in zip(pixels, inputs, strict=True):
-        place[:, : image.shape[1], : image.shape[2]] = image
     return ImageBatch(
-        pixels=pixels,
+        pixels=pad(inputs, *canvas),
         sizes=torch.tensor([image.shape[1:] for image in inputs]),
         original_sizes=torch.tensor([*sizes]),
         image_ids=torch.arange(len(inputs)),

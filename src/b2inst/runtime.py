@@ -22,14 +22,19 @@ RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTE
 
 
 @contextmanager
-def told_in_words() -> Iterator[None]:
-    """End the program with the message alone where the user can mend what is wrong; `HYDRA_FULL_ERROR=1` tells all."""
+def told_in_words(data_error: int = 1) -> Iterator[None]:
+    """End the program with the message alone where the user can mend what is wrong; `HYDRA_FULL_ERROR=1` tells all.
+
+    Args:
+        data_error: exit code where it is the data; else it is 1.
+    """
     try:
         yield
     except (ConfigError, DataError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        raise SystemExit(f"error: {error}") from error
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(data_error if isinstance(error, DataError) else 1) from error
 
 
 @contextmanager

@@ -82,7 +82,7 @@ def test_no_masks():
     assert list(masks_to_rle(torch.zeros(0, 28, 28), torch.zeros(0, 4), 5, 6)) == []
 
 
-def equals_the_paste(probs, boxes, height, width, threshold=0.5):
+def assert_equals_the_paste(probs, boxes, height, width, threshold=0.5):
     codes = masks_to_rle(probs, boxes, height, width, threshold)
     for index, code in enumerate(codes):
         pasted = paste_masks(probs[index : index + 1], boxes[index : index + 1], height, width)[0]
@@ -97,14 +97,14 @@ def test_values_on_the_threshold_go_where_the_paste_puts_them(side):
     boxes = torch.randint(-5, 60, (30, 2), generator=generator).repeat(1, 2).float()
     boxes[:, 2:] += torch.randint(1, 60, (30, 2), generator=generator)
     boxes[20:] += 1 / 3
-    equals_the_paste(probs, boxes, 70, 50)
-    equals_the_paste(probs, boxes, 70, 50, threshold=0.25)
+    assert_equals_the_paste(probs, boxes, 70, 50)
+    assert_equals_the_paste(probs, boxes, 70, 50, threshold=0.25)
 
 
 def test_large_boxes_in_strips(monkeypatch):
     monkeypatch.setattr(masks, "_STRIP", 1000)
     probs, boxes = random_case(7)
-    equals_the_paste(probs, boxes * 5, HEIGHT * 5, WIDTH * 5)
+    assert_equals_the_paste(probs, boxes * 5, HEIGHT * 5, WIDTH * 5)
 
 
 def test_large_coordinates():
@@ -112,14 +112,14 @@ def test_large_coordinates():
     probs = torch.rand(6, 28, 28, generator=generator)
     low = torch.rand(6, 2, generator=generator) * 50 + torch.tensor([3800.0, 250.0])
     boxes = torch.cat([low, low + torch.rand(6, 2, generator=generator) * 90], dim=1)
-    equals_the_paste(probs, boxes, 400, 4000)
+    assert_equals_the_paste(probs, boxes, 400, 4000)
 
 
 def test_nan_stays_where_it_is():
     probs, boxes = random_case(8, count=4)
     probs[:, 3, 3] = torch.nan
     boxes[:] = torch.tensor([5.0, 5.0, 40.0, 30.0])
-    equals_the_paste(probs, boxes, HEIGHT, WIDTH)
+    assert_equals_the_paste(probs, boxes, HEIGHT, WIDTH)
 
 
 def test_any_crop_is_encoded_as_the_image_would_be():

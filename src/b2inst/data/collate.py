@@ -34,7 +34,7 @@ def collate(samples: Sequence[Sample | Damaged], divisor: int = SIZE_DIVISOR) ->
     height, width = (-(-int(side) // divisor) * divisor for side in sizes.amax(dim=0))
     counts = torch.tensor([len(s.labels) for s in samples])
     images = ImageBatch(
-        pixels=_pad([s.image for s in samples], height, width),
+        pixels=pad([s.image for s in samples], height, width),
         sizes=sizes,
         original_sizes=torch.tensor([s.original_size for s in samples]),
         image_ids=torch.tensor([s.image_id for s in samples]),
@@ -48,13 +48,13 @@ def collate(samples: Sequence[Sample | Damaged], divisor: int = SIZE_DIVISOR) ->
         labels=torch.cat([s.labels for s in samples]),
         image_index=torch.repeat_interleave(torch.arange(len(samples)), counts),
         masks=masks,
-        crowd=_pad([s.crowd for s in samples], height, width),
+        crowd=pad([s.crowd for s in samples], height, width),
     )
     return Batch(images, targets, damaged)
 
 
-def _pad(tensors: Sequence[Tensor], height: int, width: int) -> Tensor:
-    """Stack (..., H, W) tensors into (N, ..., height, width)."""
+def pad(tensors: Sequence[Tensor], height: int, width: int) -> Tensor:
+    """Stack (..., H, W) tensors into (N, ..., height, width), each at the upper left; the rest is 0."""
     canvas = tensors[0].new_zeros((len(tensors), *tensors[0].shape[:-2], height, width))
     for part, tensor in zip(canvas, tensors, strict=True):
         part[..., : tensor.shape[-2], : tensor.shape[-1]] = tensor

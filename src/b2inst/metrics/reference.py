@@ -114,6 +114,7 @@ class _BoundaryEval(COCOeval):
         self.dilation_ratio = dilation_ratio
 
     def computeIoU(self, imgId: int, catId: int) -> Any:  # noqa: N802, N803 - names of pycocotools
+        """Overlaps of one image and class, (detections, objects), lowered to the boundary IoU."""
         ious = super().computeIoU(imgId, catId)
         if len(ious) == 0:
             return ious

@@ -285,6 +285,7 @@ class _Grid:
 
     @classmethod
     def of(cls, outputs: DetectorOutputs, strides: list[int]) -> _Grid:
+        """The grid of the levels of `outputs`, with `strides` in pixels of the network input."""
         shapes = [tuple(t.shape[-2:]) for t in outputs.cls_logits]
         device = outputs.cls_logits[0].device
         points = torch.cat([locations(h, w, s, device) for (h, w), s in zip(shapes, strides, strict=True)])

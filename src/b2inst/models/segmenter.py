@@ -36,6 +36,35 @@ class Outputs:
     bases: Tensor
 
 
+@dataclass(frozen=True)
+class Found:
+    """What is found in the images of a batch, in one list.
+
+    Attributes:
+        places: the P places on the pyramid that stand for it.
+        boxes: (P, 4) XYXY in pixels of the network input, cut at the image.
+        masks: (P, R, R) logits in the frame of the boxes.
+        scores: (P,) mask scores.
+        sizes: (height, width) of each image in the network input.
+        order: of each image the indices of its places, best mask score first.
+    """
+
+    places: Locations
+    boxes: Tensor
+    masks: Tensor
+    scores: Tensor
+    sizes: list[tuple[int, int]]
+    order: list[Tensor]
+
+    def detections(self) -> list[Detections]:
+        """Part it by image, best first."""
+        return [
+            Detections(self.boxes[index], self.places.labels[index], self.scores[index], self.places.scores[index],
+                       self.masks[index], size)
+            for size, index in zip(self.sizes, self.order, strict=True)
+        ]  # fmt: skip
+
+
 class Segmenter(nn.Module):
     """B2Inst, or the basis-based segmenter that it extends, put together from its parts.
 
@@ -196,28 +225,23 @@ class Segmenter(nn.Module):
     @torch.no_grad()
     def detect(self, outputs: Outputs, images: ImageBatch) -> list[Detections]:
         """Instances of each image, in pixels of the network input, best mask score first; no box is empty."""
-        places, boxes, masks, scores = self._find(outputs, images)
-        return [
-            Detections(boxes[index], places.labels[index], scores[index], places.scores[index], masks[index],
-                       (size[0], size[1]))
-            for size, index in zip(images.sizes.tolist(), _best_first(places.image, scores, len(images)), strict=True)
-        ]  # fmt: skip
+        return self.find(outputs, images).detections()
 
     @torch.no_grad()
-    def attention(self, outputs: Outputs, images: ImageBatch) -> list[Tensor | None]:
-        """How the bases are weighted in the best instance of each image, the first of `detect`.
+    def attention(self, outputs: Outputs, found: Found) -> list[Tensor | None]:
+        """How the bases are weighted in the best instance of each image.
 
         Returns:
             (K, R, R) or (K + 1, R, R) weights in the frame of its box, summing to 1 over the bases; None for an image
             in which nothing was found.
         """
-        places, _, _, scores = self._find(outputs, images)
-        best = [index[:1] for index in _best_first(places.image, scores, len(images))]
-        maps = self.assembly.attention(self.detector.params_at(outputs.detector, places.take(torch.cat(best))))
+        best = [index[:1] for index in found.order]
+        maps = self.assembly.attention(self.detector.params_at(outputs.detector, found.places.take(torch.cat(best))))
         return [part[0] if len(part) else None for part in maps.split([len(index) for index in best])]
 
-    def _find(self, outputs: Outputs, images: ImageBatch) -> tuple[Locations, Tensor, Tensor, Tensor]:
-        """Places of what is found in all images, with its (P, 4) cut boxes, (P, R, R) mask logits and (P,) scores."""
+    @torch.no_grad()
+    def find(self, outputs: Outputs, images: ImageBatch) -> Found:
+        """What is found in all images; no box is empty."""
         places = self.detector.select(outputs.detector)
         boxes = _clip(places.boxes, images.sizes[places.image])
         inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # places in the padding may find boxes there
@@ -228,7 +252,9 @@ class Segmenter(nn.Module):
         qualities: dict[str, Tensor] = {}
         if self.scoring.qualities:
             qualities = self.scoring(outputs.features, places.boxes, places.image, masks, places.labels)
-        return places, boxes, masks, self.scoring.combine(places.scores, qualities)
+        scores = self.scoring.combine(places.scores, qualities)
+        sizes = [(height, width) for height, width in images.sizes.tolist()]
+        return Found(places, boxes, masks, scores, sizes, _best_first(places.image, scores, len(images)))
 
 
 def _best_first(image: Tensor, scores: Tensor, count: int) -> list[Tensor]:
