@@ -45,6 +45,24 @@ def test_equals_the_formula():
         torch.testing.assert_close(level, value)
 
 
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_of_a_map_of_one_cell_in_bfloat16(memory_format):
+    """Memory left behind full of NaN shows what is not written."""
+    fpn = FPN([32, 64, 128], channels=64).to(memory_format=memory_format)
+    maps = [m.to(memory_format=memory_format) for m in features(height=32, width=32)]
+    weight = fpn.pyramid.extra_blocks.convs[1].weight
+    fpn(maps)[-1].sum().backward()
+    wanted = weight.grad.clone()
+    for _ in range(20):
+        weight.grad = None
+        stale = [torch.full((n * weight.numel(),), torch.nan, dtype=torch.bfloat16) for n in (1, 2, 4)]
+        del stale
+        with torch.autocast("cpu", torch.bfloat16):
+            level = fpn(maps)[-1]
+        level.float().sum().backward()
+        torch.testing.assert_close(weight.grad, wanted, atol=0.05, rtol=0.05)
+
+
 def test_norms():
     assert any(isinstance(m, nn.GroupNorm) for m in FPN([32, 64, 128], channels=32, norm="gn").modules())
     with pytest.raises(ValueError, match="'ln'.*none, gn, bn"):

@@ -18,12 +18,25 @@ NORMS: dict[str, Callable[..., nn.Module] | None] = {
 }
 
 
+class _PaddedConv(nn.Conv2d):
+    """A convolution whose padding is written out.
+
+    PyTorch 2.14 on a CPU leaves parts of the weight gradient unset where a bfloat16 3x3 convolution of stride 2 pads a
+    map of one cell itself: P6 of an image of at most 64 pixels.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Pad with 0 and convolve."""
+        vertical, horizontal = self.padding
+        return F.conv2d(F.pad(x, (horizontal, horizontal, vertical, vertical)), self.weight, self.bias, self.stride)
+
+
 class _TopBlock(ExtraFPNBlock):
     """P6 and P7 from P5: 3x3 convolutions of stride 2, with a ReLU in front of P7's only."""
 
     def __init__(self, channels: int, levels: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(channels, channels, 3, stride=2, padding=1) for _ in range(levels))
+        self.convs = nn.ModuleList(_PaddedConv(channels, channels, 3, stride=2, padding=1) for _ in range(levels))
         for conv in self.convs:
             nn.init.kaiming_uniform_(conv.weight, a=1)
             nn.init.zeros_(conv.bias)
