@@ -23,9 +23,9 @@ import importlib.util
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
+from timeit import Timer
 from typing import Any
 
 THREADS = 2
@@ -71,7 +71,7 @@ def compare(
         peer: the other route.
         agree: compares what the two return.
         package: module that the other route imports; without it, ours runs alone.
-        rounds: how often each runs, after one that is not counted.
+        rounds: how often each is timed, after a run that is not counted; a short route runs several times a round.
 
     Returns:
         The medians and their ratio.
@@ -79,13 +79,13 @@ def compare(
     installed = package is None or importlib.util.find_spec(package) is not None
     routes = [ours, peer] if installed else [ours]
     values = [route() for route in routes]
+    timers = [Timer(route) for route in routes]
+    loops = [timer.autorange()[0] for timer in timers]  # so many that they take 0.2 s, or one
     times: list[list[float]] = [[] for _ in routes]
     for _ in range(rounds):
-        for route, seconds in zip(routes, times, strict=True):
-            gc.collect()
-            start = time.perf_counter()
-            route()
-            seconds.append(time.perf_counter() - start)
+        for timer, number, seconds in zip(timers, loops, times, strict=True):
+            gc.collect()  # timeit pauses the collector
+            seconds.append(timer.timeit(number) / number)
     medians = [statistics.median(seconds) for seconds in times]
     if not installed:
         return Result(name, medians[0], None, f"{peer_name} (not installed: pip install 'b2inst[bench]')", None, None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
 import sys
+import timeit
 from pathlib import Path
 
 import pytest
@@ -23,12 +25,17 @@ def harness(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_routes_run_in_turn_and_the_medians_are_compared(harness, monkeypatch) -> None:
-    calls, clock = [], iter([0, 1, 0, 4, 0, 2, 0, 6, 0, 90, 0, 8])  # seconds: ours 1, 2, 90; peer 4, 6, 8
-    monkeypatch.setattr(harness.time, "perf_counter", lambda: next(clock))
-    result = harness.compare(
-        "x", lambda: calls.append("ours"), "other", lambda: calls.append("peer"), lambda a, b: a == b, rounds=3
-    )
-    assert calls == ["ours", "peer"] * 4
+    calls, seconds = [], {"ours": iter([1, 1, 1, 2, 90]), "peer": iter([0.125] * 4 + [4, 4, 6, 6, 8, 8])}
+    now = 0.0
+
+    def route(name: str) -> None:
+        nonlocal now
+        calls.append(name)
+        now += next(seconds[name])
+
+    monkeypatch.setattr(harness, "Timer", functools.partial(timeit.Timer, timer=lambda: now))
+    result = harness.compare("x", lambda: route("ours"), "other", lambda: route("peer"), lambda a, b: a == b, rounds=3)
+    assert calls == ["ours", "peer", "ours", *["peer"] * 3, *["ours", "peer", "peer"] * 3]
     assert (result.ours, result.peer, result.ratio, result.agree) == (2, 6, 3, True)
 
 

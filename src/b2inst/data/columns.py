@@ -78,12 +78,12 @@ def flatten(
     polygons, rle, counts = array("q"), array("q"), bytearray()
     for index, record in enumerate(records):
         segmentation, box = record["segmentation"], record["bbox"]
-        boxes.extend(box)
+        boxes.fromlist(box)
         number, text = 0, b""
         if isinstance(segmentation, list):
             number = len(segmentation)
             for polygon in segmentation:
-                coordinates.extend(polygon)
+                coordinates.fromlist(polygon)
                 lengths.append(len(polygon))
         else:
             check(index)

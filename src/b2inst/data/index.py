@@ -12,17 +12,13 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from b2inst.data.columns import Columns, flatten
 from b2inst.data.errors import DataError
 from b2inst.data.records import Place, check_annotation, check_image, check_keys, check_unique
 from b2inst.ops.rasterize import Segmentation
-
-try:  # parses three times as fast; the extra `scale` brings it
-    import orjson
-except ImportError:
-    orjson = None
 
 SECTIONS = ("images", "categories", "annotations")
 
@@ -209,8 +205,7 @@ def load_sections(path: Path) -> dict[str, Any]:
 
 def _parse(text: bytes) -> Any:
     with contextlib.suppress(ValueError):  # orjson knows no NaN, which the checks name better
-        if orjson is not None:
-            return orjson.loads(text)
+        return orjson.loads(text)
     return json.loads(text)
 
 
