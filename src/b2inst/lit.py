@@ -38,9 +38,11 @@ class LitSegmenter(pl.LightningModule):
         self.model = build(config["model"], CHECKPOINT_TARGETS)
         if config["training"]["channels_last"]:
             self.model.to(memory_format=torch.channels_last)
-        if config["training"]["compile"]:
-            for part in (self.model.backbone, self.model.fpn, self.model.detector, self.model.basis):
-                part.compile()
+
+    def setup(self, stage: str) -> None:
+        """Compile for a training, where the configuration says so; a first pass takes longer than it saves later."""
+        if stage == "fit" and self.config["training"]["compile"]:
+            self.model.compile_parts()
 
     @property
     def class_names(self) -> list[str]:

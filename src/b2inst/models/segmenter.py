@@ -132,6 +132,11 @@ class Segmenter(nn.Module):
         features = self.fpn(self.backbone(self.normalize(images)))
         return Outputs(features, self.detector(features), self.basis(features))
 
+    def compile_parts(self) -> None:
+        """Compile what looks at the whole image; the shapes of the rest change with every image."""
+        for part in (self.backbone, self.fpn, self.detector, self.basis):
+            part.compile()
+
     # ---- training -------------------------------------------------------------------------------------------------
 
     def losses(self, outputs: Outputs, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
