@@ -7,7 +7,6 @@ from functools import partial
 
 import pytest
 import torch
-from models.build import images, segmenter
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -15,6 +14,7 @@ from b2inst.models.backbone import MobileNetV2, ResNet
 from b2inst.models.basis import BasisHead
 from b2inst.models.fpn import FPN
 from b2inst.models.inference import Switches, fold_batch_norm
+from models.build import images, segmenter
 
 NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d)
 BACKBONES = {

@@ -66,7 +66,9 @@ def fold_batch_norm(model: nn.Module) -> None:
     for parent in model.modules():
         before: nn.Module | None = None
         for name, child in parent.named_children():
-            if isinstance(before, nn.Conv2d) and isinstance(child, nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d):
+            if isinstance(before, nn.Conv2d) and isinstance(
+                child, nn.BatchNorm2d | nn.SyncBatchNorm | FrozenBatchNorm2d
+            ):
                 before.weight, before.bias = fuse_conv_bn_weights(
                     before.weight, before.bias, child.running_mean, child.running_var, child.eps, child.weight,
                     child.bias,

@@ -1,0 +1,1 @@
+"""What `python -m b2inst.benchmark` measures: our models, torchvision's, and how."""
