@@ -130,6 +130,14 @@ def test_a_video(ckpt: Path, video: Path, tmp_path: Path) -> None:
     assert {record["image_id"] for record in records} == {1, 2, 3, 4, 5}
 
 
+def test_a_video_that_ends_early_is_told(ckpt: Path, video: Path, tmp_path: Path, capfd, monkeypatch) -> None:
+    opened = open_source(str(video))
+    opened.length = 9  # as a broken index says
+    monkeypatch.setattr("b2inst.predict.open_source", lambda given: opened)
+    assert predict(ckpt, video, tmp_path / "out", progress=True).images == 5
+    assert f"{video}: ends after 5 of 9 frames" in capfd.readouterr().err
+
+
 def test_frames_of_a_video_are_rgb(video: Path) -> None:
     first = next(open_source(str(video)).frames()).pixels
     assert np.abs(first.astype(int) - picture(48, 64, 0)[..., ::-1]).mean() < 3  # the writer took it as BGR

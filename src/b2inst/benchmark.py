@@ -27,6 +27,7 @@ from b2inst.config import ConfigError, plain
 from b2inst.metrics.scores import write_json
 from b2inst.models.inference import Switches
 from b2inst.paths import config_dir
+from b2inst.predictor import choose_device
 
 NUMBERS = ("height", "width", "batch_size", "detections", "candidates", "objects", "rounds")
 
@@ -43,11 +44,14 @@ def benchmark(config: dict[str, Any]) -> Report:
     check(config)
     if config["threads"] is not None:
         torch.set_num_threads(config["threads"])
-    device = config["device"] or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = str(choose_device(config["device"]))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     specs = _specs(config, device)
     try:
         subjects = [make(spec) for spec in specs]
-    except (FileNotFoundError, ValueError, RuntimeError) as error:  # the checkpoint, or the device
+    except (FileNotFoundError, ValueError) as error:  # of the checkpoint
         raise ConfigError(str(error).splitlines()[0]) from error
     rounds, train = config["rounds"], config["mode"] == "train"
     with Progress(console=Console(stderr=True)) as progress:

@@ -81,7 +81,7 @@ def predict(config: dict[str, Any]) -> Summary:
                 progress.console.print(f"skipped {problem}", markup=False)
             progress.advance(task, len(frames))
         if source.length is not None and seen < source.length:
-            progress.console.print(f"{config['source']}: ends after {seen} of {source.length} frames", markup=False)
+            progress.console.print(f"{config['input']}: ends after {seen} of {source.length} frames", markup=False)
     writer.close(dict(zip(model.category_ids, model.class_names, strict=True)))
     summary.images, summary.instances = len(writer.images), len(writer.records)
     summary.seconds = time.perf_counter() - start

@@ -77,7 +77,7 @@ class B2Inst:
         self, module: LitSegmenter, device: str | torch.device | None = None, switches: Switches | None = None
     ) -> None:
         config = module.config
-        self.device = _device(device)
+        self.device = choose_device(device)
         self._switches = switches or Switches()
         self.model: Segmenter = self._switches.prepare(module.model).to(self.device)
         self.class_names: tuple[str, ...] = tuple(config["classes"])
@@ -239,7 +239,12 @@ class B2Inst:
         )
 
 
-def _device(given: str | torch.device | None) -> torch.device:
+def choose_device(given: str | torch.device | None) -> torch.device:
+    """The device that is given, or for None a CUDA device if there is one, else the CPU.
+
+    Raises:
+        ValueError: it cannot be used.
+    """
     if given is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

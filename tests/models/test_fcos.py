@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
-from torchvision.ops import box_iou, sigmoid_focal_loss
+from torchvision.ops import batched_nms, box_iou, sigmoid_focal_loss
 
 from b2inst.losses.giou import giou_ltrb
 from b2inst.models.fcos import FCOS, DetectorOutputs, _iou_ltrb
@@ -243,6 +243,38 @@ def test_topk_is_per_level():
     detector = head(strides=strides, sizes_of_interest=[64], num_classes=2, pre_nms_topk=2)
     found = detector.select(outputs)
     assert sorted(zip(found.level.tolist(), found.y.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 1), (1, 2)]
+
+
+def test_selection_equals_a_loop_over_images_and_levels():
+    torch.manual_seed(0)
+    strides, sizes = (8, 16, 32), [(8, 12), (4, 6), (2, 3)]
+    outputs = DetectorOutputs(
+        [torch.randn(2, 3, h, w) for h, w in sizes], [4 * torch.rand(2, 4, h, w) for h, w in sizes],
+        [torch.randn(2, 1, h, w) for h, w in sizes], [torch.zeros(2, 32, h, w) for h, w in sizes],
+    )  # fmt: skip
+    options = {"sizes_of_interest": [64, 128], "num_classes": 3, "pre_nms_topk": 15, "detections_per_image": 20}
+    detector = head(strides=strides, score_threshold=0.3, **options)
+    found = detector.select(outputs)
+    for n in range(2):
+        boxes, scores, labels, levels = [], [], [], []
+        for level, stride in enumerate(strides):
+            joint = outputs.cls_logits[level][n].sigmoid() * outputs.quality_logits[level][n].sigmoid()
+            flat = joint.permute(1, 2, 0).flatten()  # location by location, as the head counts
+            for value, at in zip(*(part.tolist() for part in flat.topk(15)), strict=True):
+                y, x = divmod(at // 3, sizes[level][1])
+                left, top, right, bottom = (outputs.ltrb[level][n, :, y, x] * stride).tolist()
+                if value > 0.3:
+                    center = (x * stride + stride // 2, y * stride + stride // 2)
+                    boxes.append([center[0] - left, center[1] - top, center[0] + right, center[1] + bottom])
+                    scores.append(value**0.5), labels.append(at % 3), levels.append(level)
+        boxes, scores, labels = torch.tensor(boxes), torch.tensor(scores), torch.tensor(labels)
+        kept = batched_nms(boxes, scores, labels, 0.6)[:20]
+        mine = found.take((found.image == n).nonzero(as_tuple=True)[0])
+        assert 5 < len(mine) == len(kept) < len(boxes)
+        torch.testing.assert_close(mine.boxes, boxes[kept])
+        torch.testing.assert_close(mine.scores, scores[kept])
+        assert mine.labels.tolist() == labels[kept].tolist()
+        assert mine.level.tolist() == [levels[k] for k in kept.tolist()]
 
 
 def test_nothing_found():

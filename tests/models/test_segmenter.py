@@ -7,7 +7,7 @@ from b2inst.losses.bce import BinaryCrossEntropy
 from b2inst.losses.dice import Dice
 from b2inst.losses.edge_agreement import EdgeAgreement
 from b2inst.models.boundary import GlobalBoundary, InstanceBoundary, NoBoundary, UnsupervisedBoundary
-from b2inst.models.segmenter import _cap_per_image, _clip, _crops_of_predicted_boxes
+from b2inst.models.segmenter import _clip, _crops_of_predicted_boxes
 from b2inst.ops.rois import crop_masks
 from b2inst.structures import Batch
 from models import build
@@ -146,19 +146,6 @@ def test_area_outside_of_a_predicted_box():
     crops, outside = _crops_of_predicted_boxes(targets, torch.tensor([0, 0]), boxes, 8)
     assert crops.flatten(1).sum(1).tolist() == [64, 32]  # half of the object, and all of it
     assert outside.tolist() == pytest.approx([64, 0])
-
-
-def test_positives_are_capped_per_image():
-    image = torch.tensor([0, 0, 0, 0, 1, 2, 2, 2])
-    drawn = set()
-    for seed in range(40):
-        torch.manual_seed(seed)
-        kept = _cap_per_image(image, 2)
-        assert image[kept].tolist() == [0, 0, 1, 2, 2] and (kept.diff() > 0).all()
-        drawn |= set(kept.tolist())
-    assert drawn == set(range(8))
-    assert _cap_per_image(image, 64).tolist() == list(range(8))
-    assert _cap_per_image(image[:0], 64).tolist() == []
 
 
 # ---- inference --------------------------------------------------------------------------------------------------

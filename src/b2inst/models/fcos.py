@@ -14,6 +14,7 @@ from b2inst.losses.giou import giou_ltrb
 from b2inst.models.fcos_targets import Assignment, assign, centerness
 from b2inst.ops.dist import reduce_mean
 from b2inst.ops.points import conv3x3_at, locations
+from b2inst.ops.ranks import best_of_groups
 from b2inst.structures import Targets
 
 
@@ -243,33 +244,21 @@ class FCOS(nn.Module):
         grid = _Grid.of(outputs, self.strides)
         cls_probs = _flatten(outputs.cls_logits).float().sigmoid()
         joint = cls_probs * _flatten(outputs.quality_logits).float().sigmoid()
-        candidate = (joint if self.threshold_with_quality else cls_probs) > self.score_threshold
-        ltrb = _flatten(outputs.ltrb).float()
-        kept = []
-        for n in range(joint.shape[0]):
-            cell, label = self._best_of_each_level(joint[n], candidate[n], grid)
-            boxes = grid.decode(cell, ltrb[n, cell])
-            scores = joint[n, cell, label].sqrt()
-            best = batched_nms(boxes, scores, label, self.nms_threshold)[: self.detections_per_image]
-            cell = cell[best]
-            kept.append(
-                Locations(grid.level[cell], torch.full_like(cell, n), grid.y[cell], grid.x[cell], boxes[best],
-                          label[best], scores[best])
-            )  # fmt: skip
-        return _concatenate(kept)
+        candidates = (joint if self.threshold_with_quality else cls_probs) > self.score_threshold
+        image, cell, label = candidates.nonzero(as_tuple=True)
+        level = image * len(self.strides) + grid.level[cell]  # of an image
+        best = best_of_groups(joint[image, cell, label], level, self.pre_nms_topk)
+        image, cell, label = image[best], cell[best], label[best]
+        boxes = grid.decode(cell, _flatten(outputs.ltrb).float()[image, cell])
+        scores = joint[image, cell, label].sqrt()
+        found = Locations(grid.level[cell], image, grid.y[cell], grid.x[cell], boxes, label, scores)
+        return found.take(torch.cat([self._suppress(found, n) for n in range(len(joint))]))
 
-    def _best_of_each_level(self, joint: Tensor, candidate: Tensor, grid: _Grid) -> tuple[Tensor, Tensor]:
-        """Cells and classes of the `pre_nms_topk` best pairs of each level of one image."""
-        cells, labels = [], []
-        start = 0
-        for size in grid.sizes:
-            scores = torch.where(candidate[start : start + size], joint[start : start + size], -1.0).flatten()
-            count = min(self.pre_nms_topk, int((scores >= 0).sum()))
-            best = scores.topk(count).indices
-            cells.append(best // self.num_classes + start)
-            labels.append(best % self.num_classes)
-            start += size
-        return torch.cat(cells), torch.cat(labels)
+    def _suppress(self, found: Locations, image: int) -> Tensor:
+        """Indices of what is left of an image, best first."""
+        index = (found.image == image).nonzero(as_tuple=True)[0]
+        kept = batched_nms(found.boxes[index], found.scores[index], found.labels[index], self.nms_threshold)
+        return index[kept[: self.detections_per_image]]
 
 
 @dataclass(frozen=True)
@@ -313,11 +302,6 @@ def _tower(channels: int, num_convs: int) -> nn.Sequential:
 def _flatten(levels: list[Tensor]) -> Tensor:
     """(N, L, C) from (N, C, h, w) of every level."""
     return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
-
-
-def _concatenate(parts: list[Locations]) -> Locations:
-    names = ("level", "image", "y", "x", "boxes", "labels", "scores")
-    return Locations(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
 
 def _iou_ltrb(a: Tensor, b: Tensor) -> Tensor:

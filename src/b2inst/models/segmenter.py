@@ -17,6 +17,7 @@ from b2inst.models.fcos import FCOS, DetectorOutputs, Locations
 from b2inst.models.fpn import FPN
 from b2inst.models.preset import Normalize
 from b2inst.models.scoring import NoScoring, ScoringHead
+from b2inst.ops.ranks import best_of_groups
 from b2inst.ops.rois import crop_masks
 from b2inst.structures import Batch, Detections, ImageBatch, Targets
 
@@ -203,7 +204,8 @@ class Segmenter(nn.Module):
     def _score_losses(
         self, outputs: Outputs, batch: Batch, positives: Locations, masks: Tensor, true_masks: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        kept = _cap_per_image(positives.image, self.scoring.max_positives)
+        drawn = torch.rand(len(positives), device=masks.device)
+        kept = best_of_groups(drawn, positives.image, self.scoring.max_positives)
         positives, masks = positives.take(kept), masks[kept]
         if self.scoring.boxes == "pred_box":
             boxes = _clip(positives.boxes, batch.images.sizes[positives.image])
@@ -272,16 +274,6 @@ def _clip(boxes: Tensor, sizes: Tensor) -> Tensor:
     """(P, 4) boxes cut at their images, whose (height, width) are (P, 2)."""
     limit = sizes.flip(1).repeat(1, 2).to(boxes.dtype)
     return boxes.clamp(min=0).minimum(limit)
-
-
-def _cap_per_image(image: Tensor, limit: int) -> Tensor:
-    """Indices of at most `limit` entries of each image, drawn at random."""
-    order = torch.randperm(len(image), device=image.device)
-    order = order[image[order].argsort(stable=True)]
-    grouped = image[order]
-    first = torch.searchsorted(grouped, grouped)  # [P]: where the image of an entry begins
-    rank = torch.arange(len(image), device=image.device) - first
-    return order[rank < limit].sort().values
 
 
 def _crops_of_predicted_boxes(targets: Targets, instance: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:

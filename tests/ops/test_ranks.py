@@ -1,0 +1,34 @@
+"""The best of each group."""
+
+from __future__ import annotations
+
+import torch
+
+from b2inst.ops.ranks import best_of_groups
+
+
+def test_each_group_keeps_its_best_in_order():
+    generator = torch.Generator().manual_seed(0)
+    scores, groups = torch.rand(200, generator=generator), torch.randint(0, 7, (200,), generator=generator)
+    wanted = []
+    for group in range(7):
+        members = sorted((k for k in range(200) if groups[k] == group), key=lambda k: -float(scores[k]))
+        assert len(members) > 9
+        wanted += members[:9]
+    assert best_of_groups(scores, groups, 9).tolist() == wanted
+
+
+def test_ties_keep_their_order_and_small_groups_all():
+    groups = torch.tensor([2, 0, 2, 2, 0])
+    assert best_of_groups(torch.ones(5), groups, 2).tolist() == [1, 4, 0, 2]
+    assert best_of_groups(torch.ones(5), groups, 64).tolist() == [1, 4, 0, 2, 3]
+    assert best_of_groups(torch.ones(0), groups[:0], 2).tolist() == []
+
+
+def test_equal_chances_for_all_where_scores_are_random():
+    groups, drawn = torch.tensor([0, 0, 0, 0, 1, 2, 2, 2]), set()
+    for seed in range(40):
+        kept = best_of_groups(torch.rand(8, generator=torch.Generator().manual_seed(seed)), groups, 2)
+        assert groups[kept].tolist() == [0, 0, 1, 2, 2]
+        drawn |= set(kept.tolist())
+    assert drawn == set(range(8))
