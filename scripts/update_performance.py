@@ -1,0 +1,48 @@
+"""Write what `python -m b2inst.benchmark output=FOLDER` measured into docs/performance.md.
+
+    python scripts/update_performance.py outputs/inference outputs/train
+
+What stands between the two markers is replaced by the tables of the folders, in the order in which they are given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- measured: begin, written by scripts/update_performance.py -->", "<!-- measured: end -->"
+TITLES = {"inference": "Inference", "train": "Training step"}
+
+
+def section(folder: Path) -> str:
+    """Heading and tables of one benchmark.
+
+    Raises:
+        FileNotFoundError: the folder is none of a benchmark.
+    """
+    content = json.loads((folder / "benchmark.json").read_text())
+    tables = (folder / "benchmark.md").read_text().strip()
+    return f"## {TITLES[content['mode']]}\n\nRatios refer to `{content['reference']}`.\n\n{tables}"
+
+
+def main(arguments: list[str] | None = None, page: Path = ROOT / "docs" / "performance.md") -> None:
+    """Command line entry."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path, help="outputs of b2inst.benchmark")
+    sections = "\n\n".join(map(section, parser.parse_args(arguments).folders))
+    text, count = re.subn(
+        f"{re.escape(BEGIN)}.*?{re.escape(END)}",
+        lambda _: f"{BEGIN}\n\n{sections}\n\n{END}",
+        page.read_text(),
+        flags=re.S,
+    )
+    if not count:
+        parser.error(f"{page} has no lines\n{BEGIN}\n{END}")
+    page.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

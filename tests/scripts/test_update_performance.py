@@ -1,0 +1,52 @@
+"""The tables in docs/performance.md are those of the files, and nothing else of it changes."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+
+PATH = Path(__file__).parents[2] / "scripts" / "update_performance.py"
+SPEC = importlib.util.spec_from_file_location("update_performance", PATH)
+script = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(script)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[str]:
+    folders = []
+    for mode in ("inference", "train"):
+        folder = tmp_path / mode
+        folder.mkdir()
+        (folder / "benchmark.json").write_text(json.dumps({"mode": mode, "reference": "peer"}))
+        (folder / "benchmark.md").write_text(f"| {mode} |\n")
+        folders.append(str(folder))
+    return folders
+
+
+def test_only_what_stands_between_the_markers_is_replaced(tmp_path: Path, folders: list[str]) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{script.BEGIN}\nold\n{script.END}\nafter\n")
+    script.main(folders, page)
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
+    assert (
+        text.index("## Inference") < text.index("| inference |") < text.index("## Training step") < text.index("| tr")
+    )
+    script.main(folders, page)
+    assert page.read_text() == text
+
+
+def test_a_page_without_markers_is_refused(tmp_path: Path, folders: list[str], capsys) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("mine")
+    with pytest.raises(SystemExit):
+        script.main(folders, page)
+    assert page.read_text() == "mine" and script.BEGIN in capsys.readouterr().err
+
+
+def test_the_page_of_the_repository_has_the_markers() -> None:
+    text = (PATH.parents[1] / "docs" / "performance.md").read_text()
+    assert text.index(script.BEGIN) < text.index(script.END)
