@@ -9,14 +9,18 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from b2inst import predict as entry
+from b2inst import predict_panels
 from b2inst.config import ConfigError, plain
 from b2inst.data.errors import DataError
 from b2inst.metrics.results import load_results
+from b2inst.models.segmenter import Segmenter
 from b2inst.paths import config_dir
+from b2inst.predict_models import tell_apart
 from b2inst.predict_source import open_source
 from toy import CLASSES, run, toy_checkpoint
 
@@ -130,12 +134,14 @@ def test_a_video(ckpt: Path, video: Path, tmp_path: Path) -> None:
     assert {record["image_id"] for record in records} == {1, 2, 3, 4, 5}
 
 
-def test_a_video_that_ends_early_is_told(ckpt: Path, video: Path, tmp_path: Path, capfd, monkeypatch) -> None:
-    opened = open_source(str(video))
-    opened.length = 9  # as a broken index says
-    monkeypatch.setattr("b2inst.predict.open_source", lambda given: opened)
-    assert predict(ckpt, video, tmp_path / "out", progress=True).images == 5
-    assert f"{video}: ends after 5 of 9 frames" in capfd.readouterr().err
+def test_a_video_that_ends_early_is_said(
+    ckpt: Path, video: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    content = video.read_bytes()
+    last_frame = content.rindex(b"00dc", 0, content.index(b"idx1"))
+    video.write_bytes(content[:last_frame])
+    assert predict(ckpt, video, tmp_path / "out", progress=True).images == 4
+    assert f"{video}: ends after 4 of 5 frames" in capsys.readouterr().err
 
 
 def test_frames_of_a_video_are_rgb(video: Path) -> None:
@@ -155,6 +161,95 @@ def test_everything_that_can_be_shown(ckpt: Path, folder: Path, tmp_path: Path) 
         predict(ckpt, folder / "a.jpg", tmp_path / name, show=name)
         shown.add((tmp_path / name / "a.png").read_bytes())
     assert len(shown) == 4
+
+
+@pytest.fixture()
+def captions(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Captions and the number of columns of each table of panels, as they are drawn."""
+    drawn: list[list[str]] = []
+    real = predict_panels.viz.side_by_side
+
+    def side_by_side(pictures: dict, columns: int | None = None) -> Any:
+        if columns == 2:  # the tables within the attention panel have three
+            drawn.append(list(pictures))
+        return real(pictures, columns)
+
+    monkeypatch.setattr(predict_panels.viz, "side_by_side", side_by_side)
+    return drawn
+
+
+def test_which_instance_attention_shows(ckpt: Path, folder: Path, tmp_path: Path, captions: list[list[str]]) -> None:
+    given = {"show": ["masks", "attention"], "score_threshold": 0.45}
+    predict(ckpt, folder / "a.jpg", tmp_path / "0", **given)
+    records, _ = read(tmp_path / "0")
+    for instance in (1, len(records)):
+        predict(ckpt, folder / "a.jpg", tmp_path / f"{instance}", instance=instance, **given)
+    names = [f"{CLASSES[record['category_id']]} {record['score']:.2f}" for record in records]
+    assert [row[1] for row in captions] == [
+        f"attention of 0: {names[0]}", f"attention of 1: {names[1]}", f"attention: no instance {len(records)}"
+    ]  # fmt: skip
+    files = [(tmp_path / f"{instance}/a.png").read_bytes() for instance in (0, 1, len(records))]
+    assert len(set(files)) == 3 and len(records) > 1
+
+
+def test_attention_is_computed_only_to_be_shown(
+    ckpt: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Segmenter, "blends", None)
+    predict(ckpt, folder / "a.jpg", tmp_path / "out", show=["masks", "boundary", "bases"])
+    with pytest.raises(TypeError):
+        predict(ckpt, folder / "a.jpg", tmp_path / "other", show=["attention"])
+
+
+def test_two_models_side_by_side(
+    ckpt: Path, plain_ckpt: Path, folder: Path, tmp_path: Path, captions: list[list[str]]
+) -> None:
+    show = ["masks", "boundary", "bases"]
+    one, other = tell_apart([ckpt, plain_ckpt])
+    predict(ckpt, folder / "a.jpg", tmp_path / "out", show=show, compare=str(plain_ckpt))
+    predict(plain_ckpt, folder / "a.jpg", tmp_path / "turned", show=show, compare=str(ckpt))
+    assert captions == [
+        [f"{one}: masks", f"{other}: masks", f"{one}: boundary basis", f"{other}: no boundary basis",
+         f"{one}: bases", f"{other}: bases"],
+        [f"{other}: masks", f"{one}: masks", f"{other}: no boundary basis", f"{one}: boundary basis",
+         f"{other}: bases", f"{one}: bases"],
+    ]  # fmt: skip
+    for output, first in (("out", ckpt), ("turned", plain_ckpt)):
+        predict(first, folder / "a.jpg", tmp_path / "alone", show="masks", force=True)
+        assert (tmp_path / output / "results.json").read_bytes() == (tmp_path / "alone/results.json").read_bytes()
+        alone, both = (np.asarray(Image.open(tmp_path / name / "a.png")) for name in ("alone", output))
+        height, width = alone.shape[:2]
+        top = next(y for y in range(40) if np.array_equal(both[y : y + height, 4 : 4 + width], alone))
+        beside = both[top : top + height, 8 + width : 8 + 2 * width]
+        assert not np.array_equal(beside, alone) and (beside != 255).mean() > 0.9
+    blank = both[-2 * height : -height - 40, 8:width]  # of the boundary in the column of the plain model
+    assert (blank == 255).all()
+
+
+def test_models_with_other_classes_are_not_compared(ckpt: Path, folder: Path, tmp_path: Path) -> None:
+    content = torch.load(ckpt, weights_only=True)
+    config = content["hyper_parameters"]["config"]
+    for names, message in (
+        (["disk", "box", "moon"], "only in ckpt: star; only in compare: moon"),
+        (["box", "disk", "star"], "the same names in another order"),
+    ):
+        config["classes"] = names
+        torch.save(content, tmp_path / "other.ckpt")
+        with pytest.raises(ConfigError, match=f"compare={tmp_path}/other.ckpt: its 3 classes.*{message}.*give a"):
+            predict(ckpt, folder / "a.jpg", tmp_path / "out", compare=str(tmp_path / "other.ckpt"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_of_checkpoints() -> None:
+    for one, other, names in (
+        ("/runs/e/checkpoints/best.ckpt", "/runs/a/checkpoints/best.ckpt", ["e", "a"]),
+        ("/runs/e/best.ckpt", "/runs/e/last.ckpt", ["best", "last"]),
+        ("/runs/e/best.ckpt", "/runs/a/last.ckpt", ["e/best", "a/last"]),
+        ("/runs/best.ckpt", "/runs/a/best.ckpt", ["best", "a/best"]),
+        ("/runs/a.ckpt", "/runs/a.pth", ["a.ckpt", "a.pth"]),
+    ):
+        assert tell_apart([Path(one), Path(other)]) == names
+    assert tell_apart([Path("/runs/e/best.ckpt")]) == ["best"]
 
 
 def test_pictures_are_bounded(ckpt: Path, folder: Path, tmp_path: Path) -> None:
@@ -196,6 +291,9 @@ def test_sources_are_never_overwritten(ckpt: Path, folder: Path) -> None:
         ({"score_threshold": "high"}, "score_threshold=high"),
         ({"batch_size": 0}, "batch_size=0: give a whole number of at least 1"),
         ({"max_side": 1.5}, "max_side=1.5: give .* or null"),
+        ({"instance": -1}, "instance=-1: give a whole number of at least 0; 0 is the best"),
+        ({"instance": None}, "instance=None: give a whole number"),
+        ({"compare": "none.ckpt"}, "compare=none.ckpt: no such file; give"),
         ({"device": "gpu"}, "device=gpu: cannot be used"),
     ],
 )
@@ -223,6 +321,18 @@ def test_a_model_without_a_boundary_basis(plain_ckpt: Path, folder: Path, tmp_pa
         predict(plain_ckpt, folder / "a.jpg", tmp_path / "out", show=["masks", "boundary"])
     predict(plain_ckpt, folder / "a.jpg", tmp_path / "out", show=["bases", "attention"])
     assert (tmp_path / "out/a.png").is_file()
+    copy = tmp_path / "copy.ckpt"
+    copy.write_bytes(plain_ckpt.read_bytes())
+    with pytest.raises(ConfigError, match=f"{plain_ckpt} and {copy} have no boundary basis; leave out boundary"):
+        predict(plain_ckpt, folder / "a.jpg", tmp_path / "none", show="boundary", compare=str(copy))
+    with pytest.raises(ConfigError, match="is the same file as ckpt; give another"):
+        predict(
+            plain_ckpt,
+            folder / "a.jpg",
+            tmp_path / "none",
+            compare=f"{plain_ckpt.parent}/../{plain_ckpt.parent.name}/{plain_ckpt.name}",
+        )
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_command_line(ckpt: Path, folder: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from b2inst import B2Inst, Prediction
 from b2inst.data.errors import DataError
 from b2inst.lit import LitSegmenter
-from b2inst.metrics.convert import to_records
+from b2inst.ops.masks import masks_to_rle
 from b2inst.structures import Detections
 from b2inst.train import train
 from toy import toy_checkpoint, toy_config
@@ -163,32 +163,67 @@ def test_a_threshold_below_that_of_the_training_finds_more(model: B2Inst) -> Non
 
 def test_looking_inside(model: B2Inst) -> None:
     ((found, inside), (nothing, empty)) = (
-        model.run([picture(40, 50)], threshold, look_inside=True)[0] for threshold in (THRESHOLD, 1.0)
+        model.run([picture(40, 50)], threshold, blend_of=0)[0] for threshold in (THRESHOLD, 1.0)
     )
     assert inside.canvas == (64, 64) and inside.size == (40, 50)
     assert inside.bases.shape == (4, 16, 16) and inside.boundary.shape == (16, 16)
-    assert inside.attention.shape == (5, 28, 28) and torch.allclose(inside.attention.sum(0), torch.ones(28, 28))
-    assert len(found) > 0 and len(nothing) == 0 and empty.attention is None
+    assert inside.blend.attention.shape == inside.blend.bases.shape == (5, 28, 28)
+    assert torch.allclose(inside.blend.attention.sum(0), torch.ones(28, 28))
+    assert len(found) > 0 and len(nothing) == 0 and empty.blend is None
     assert model.run([picture()])[0][1] is None
 
 
-def test_attention_is_that_of_the_best_instance(model: B2Inst) -> None:
-    """Blending the pooled bases by it gives the mask of the first detection."""
-    batch = model.run([picture()], THRESHOLD, look_inside=True)[0][1]
-    assembly = model.model.assembly
-    pixels = torch.from_numpy(picture()).permute(2, 0, 1)[None]
-    from b2inst.structures import ImageBatch
+def test_attention_is_computed_only_if_it_is_asked_for(model: B2Inst, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model.model, "blends", None)
+    inside = model.run([picture()], THRESHOLD, look_inside=True)[0][1]
+    assert inside.bases.shape == (4, 16, 16) and inside.blend is None
+    with pytest.raises(TypeError):
+        model.run([picture()], THRESHOLD, blend_of=0)
 
-    size = torch.tensor([[48, 64]])
-    images = ImageBatch(torch.nn.functional.pad(pixels, (0, 0, 0, 16)), size, size, torch.tensor([0]))
-    with torch.no_grad():
-        outputs = model.model(images)
-        found = model.model.find(outputs, images)
-        (first, *_), attention = found.detections(), model.model.attention(outputs, found)[0]
-        pooled = assembly.pool(model.model.boundary.blended(outputs.bases), first.boxes[:1], torch.tensor([0]))
-    assert torch.equal(attention, batch.attention)
-    assert torch.allclose((pooled[0] * attention).sum(0), first.mask_logits[0], atol=1e-4)
-    assert to_records(first[:1], 1, (2, 3, 5))[0]["segmentation"] == model.predict(picture(), THRESHOLD).masks[0]
+
+@pytest.mark.parametrize(
+    ("experiment", "overrides", "count"),
+    [
+        ("ablation_a", (), 4),
+        ("ablation_d", (), 4),  # its boundary basis takes no part
+        ("ablation_e", (), 5),
+        ("ablation_e", ("model.boundary.input=sigmoid",), 5),
+        ("ablation_e", ("model.clip_before_pool=false",), 5),
+        ("b2inst_light", (), 5),  # where the order of the results is not that of the detector
+    ],
+)
+def test_the_blend_of_an_instance_gives_its_mask(
+    experiment: str, overrides: tuple[str, ...], count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = B2Inst.from_checkpoint(toy_checkpoint(tmp_path / "toy.ckpt", *overrides, experiment=experiment), "cpu")
+    images = [picture(seed=1), picture()]
+    detections = []
+    find = model.model.find
+
+    def keep(*arguments):
+        found = find(*arguments)
+        detections[:] = found.detections()
+        return found
+
+    monkeypatch.setattr(model.model, "find", keep)
+    for instance in (0, 2):
+        results = model.run(images, 0.01, blend_of=instance)
+        for (prediction, inside), raw in zip(results, detections, strict=True):
+            blend = inside.blend
+            assert blend.attention.shape == (count, 28, 28)
+            logits = (blend.attention * blend.bases).sum(0)
+            assert torch.allclose(logits, raw.mask_logits[instance], atol=1e-4) and logits.std() > 0.01
+            box = torch.from_numpy(prediction.boxes[instance : instance + 1])
+            assert list(masks_to_rle(logits[None].sigmoid(), box, 48, 64)) == [prediction.masks[instance]]
+
+
+def test_images_with_fewer_instances_have_no_blend(model: B2Inst) -> None:
+    images = [picture(seed=seed) for seed in range(4)]
+    counts = [len(found) for found in model.predict(images, 0.6)]
+    last = max(counts) - 1
+    results = model.run(images, 0.6, blend_of=last)
+    assert [inside.blend is not None for _, inside in results] == [count > last for count in counts]
+    assert 0 < sum(count > last for count in counts) < 4
 
 
 @pytest.mark.parametrize(
@@ -222,6 +257,8 @@ def test_values_out_of_range(model: B2Inst) -> None:
     for arguments in ({"score_threshold": 1.5}, {"score_threshold": -0.1}, {"batch_size": 0}):
         with pytest.raises(ValueError, match=next(iter(arguments))):
             model.predict(picture(), **arguments)
+    with pytest.raises(ValueError, match="blend_of=-1: give 0 for the best"):
+        model.run([picture()], blend_of=-1)
 
 
 def test_devices_that_are_not_there(ckpt: Path) -> None:

@@ -11,7 +11,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from b2inst import viz
 from b2inst.structures import Detections
 from b2inst.viz_curves import curves
-from b2inst.viz_draw import basis_colors, instance_colors
+from b2inst.viz_draw import NEGATIVE, NEUTRAL, POSITIVE, basis_colors, instance_colors
 
 
 def gray(height=40, width=48, value=100):
@@ -235,7 +235,7 @@ def test_basis_row_diverges_from_neutral():
     row = viz.draw_basis_row(bases, torch.full((4, 4), 20.0), (40, 60))
     assert row.shape[2] == 4 + 4 * 64
     colors = [row[:, -10, 4 + 64 * i + 30].tolist() for i in range(4)]
-    assert colors == [list(viz.POSITIVE), list(viz.NEGATIVE), list(viz.NEUTRAL), [255, 255, 255]]
+    assert colors == [list(color) for color in (POSITIVE, NEGATIVE, NEUTRAL, (255, 255, 255))]
 
 
 def test_basis_row_breaks_after_eight():

@@ -21,14 +21,12 @@ from rich.text import Text
 from b2inst import runtime
 from b2inst.config import ConfigError, plain
 from b2inst.data.errors import DataError
-from b2inst.lit import LitSegmenter
 from b2inst.paths import config_dir
+from b2inst.predict_models import load_models
 from b2inst.predict_panels import SHOWN
 from b2inst.predict_source import Frame, Source, open_source
 from b2inst.predict_writer import Writer
 from b2inst.predictor import B2Inst
-
-_REMEDY = "give a file that b2inst.train or b2inst.interop.convert wrote"
 
 
 @dataclass
@@ -68,15 +66,16 @@ def predict(config: dict[str, Any]) -> Summary:
     show = check(config)
     source = open_source(str(config["input"]))
     output = _output(config, source)
-    model = _load(config, show)
-    writer = Writer(output, show, config["max_side"])
+    models = load_models(config, show)
+    writer = Writer(output, show, config["max_side"], config["instance"], list(models))
+    model = next(iter(models.values()))
     summary = Summary(output)
     start, seen = time.perf_counter(), 0
     with _progress(not config["progress"]) as progress:
         task = progress.add_task(source.name, total=source.length)
         for frames in _chunks(source, config["batch_size"]):
             seen += len(frames)
-            for problem in _predict_chunk(model, frames, writer, config["score_threshold"]):
+            for problem in _predict_chunk([*models.values()], frames, writer, config["score_threshold"]):
                 summary.problems.append(problem)
                 progress.console.print(f"skipped {problem}", markup=False)
             progress.advance(task, len(frames))
@@ -88,13 +87,17 @@ def predict(config: dict[str, Any]) -> Summary:
     return summary
 
 
-def _predict_chunk(model: B2Inst, frames: list[Frame], writer: Writer, score_threshold: float | None) -> list[str]:
+def _predict_chunk(
+    models: list[B2Inst], frames: list[Frame], writer: Writer, score_threshold: float | None
+) -> list[str]:
     """Find and write what is in some frames; the problems of those that could not be read."""
     readable = [frame for frame in frames if frame.pixels is not None]
     look_inside = any(name != "masks" for name in writer.show)
-    results = model.run([frame.pixels for frame in readable], score_threshold, look_inside)
-    for frame, (prediction, inside) in zip(readable, results, strict=True):
-        writer.add(frame, prediction, inside)
+    blend_of = writer.instance if "attention" in writer.show else None
+    pixels = [frame.pixels for frame in readable]
+    found = [model.run(pixels, score_threshold, look_inside, blend_of) for model in models]
+    for frame, *results in zip(readable, *found, strict=True):
+        writer.add(frame, results)
     return [frame.problem for frame in frames if frame.pixels is None]
 
 
@@ -121,10 +124,11 @@ def check(config: dict[str, Any]) -> list[str]:
     threshold = config["score_threshold"]
     if threshold is not None and (not _is(threshold, int, float) or not 0 <= threshold <= 1):
         raise ConfigError(f"score_threshold={threshold}: give a score from 0 to 1, or null for the checkpoint's own")
-    for name, least, other in (("batch_size", 1, ""), ("max_side", 32, " or null for no limit")):
+    numbers = (("batch_size", 1, ""), ("max_side", 32, ", or null for no limit"), ("instance", 0, "; 0 is the best"))
+    for name, least, more in numbers:
         value = config[name]
-        if not (value is None and other) and (not _is(value, int) or value < least):
-            raise ConfigError(f"{name}={value}: give a whole number of at least {least}{other}")
+        if not (value is None and name == "max_side") and (not _is(value, int) or value < least):
+            raise ConfigError(f"{name}={value}: give a whole number of at least {least}{more}")
     return show
 
 
@@ -142,22 +146,6 @@ def _output(config: dict[str, Any], source: Source) -> Path:
     if output.is_dir() and any(output.iterdir()) and not config["force"]:
         raise ConfigError(f"output={output}: has files already; give another folder, or force=true to replace them")
     return output
-
-
-def _load(config: dict[str, Any], show: list[str]) -> B2Inst:
-    try:
-        module = LitSegmenter.from_checkpoint(config["ckpt"])
-    except FileNotFoundError as error:
-        raise ConfigError(f"ckpt={config['ckpt']}: no such file; {_REMEDY}") from error
-    except ValueError as error:
-        raise ConfigError(f"ckpt: {str(error).splitlines()[0]}; {_REMEDY}") from error
-    try:
-        model = B2Inst(module, config["device"])
-    except ValueError as error:  # the device, or a validation transform that is refused
-        raise ConfigError(str(error)) from error
-    if "boundary" in show and not model.has_boundary:
-        raise ConfigError(f"show={','.join(show)}: {config['ckpt']} has no boundary basis; leave out boundary")
-    return model
 
 
 def _chunks(source: Source, size: int) -> Iterator[list[Frame]]:

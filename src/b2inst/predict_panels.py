@@ -1,4 +1,4 @@
-"""What a prediction shows of an image: masks, boundary basis, all bases, attention."""
+"""What a prediction shows of an image: masks, boundary basis, all bases, attention; of one model or of two."""
 
 from __future__ import annotations
 
@@ -14,14 +14,20 @@ from b2inst import viz
 from b2inst.callbacks.pictures import MIN_SIDE
 from b2inst.prediction import Prediction, resized, shown_size
 from b2inst.predictor import Inside
-from b2inst.viz_draw import basis_colors, pixel_corners, resize, to_uint8
+from b2inst.viz_blend import COLUMNS, draw_blend
+from b2inst.viz_draw import pixel_corners, resize, to_uint8
 
 SHOWN = ("masks", "boundary", "bases", "attention")
-COLUMNS = 3  # maps in a row of the attention panel, which is then as wide as the other panels
+WHITE = 255
 
 
 def draw_panels(
-    pixels: NDArray[np.uint8], prediction: Prediction, inside: Inside | None, show: Sequence[str], max_side: int | None
+    pixels: NDArray[np.uint8],
+    prediction: Prediction,
+    inside: Inside | None,
+    show: Sequence[str],
+    max_side: int | None,
+    instance: int = 0,
 ) -> dict[str, Tensor]:
     """Draw what is to be shown of one image.
 
@@ -31,56 +37,68 @@ def draw_panels(
         inside: what the network made of it; needed for all but `masks`.
         show: of `SHOWN`, in the order of the panels.
         max_side: larger pictures are made smaller, see `Prediction.draw`.
+        instance: whose blend is in `inside`, for `attention`.
 
     Returns:
-        caption -> (3, h, w) uint8; all but `attention` have the same size, and that has about the same width.
+        caption -> (3, h, w) uint8, one for each of `show`; all but `attention` have the same size, and that has about
+        the same width. Where a model has no boundary basis, `boundary` is an empty space that says so.
     """
     size = shown_size(prediction.size, max_side, MIN_SIDE)
     panels = {}
     for name in show:
         if name == "masks":
             panels["masks"] = pil_to_tensor(prediction.draw(pixels, max_side, MIN_SIDE))
+        elif name == "boundary" and inside.boundary is None:
+            panels["no boundary basis"] = torch.full((3, *size), WHITE, dtype=torch.uint8)
         elif name == "boundary":
             canvas = _canvas(inside, size)
             panels["boundary basis"] = _cut(viz.draw_boundary(inside.boundary.sigmoid(), canvas), size)
         elif name == "bases":
             panels["bases"] = _cut(viz.draw_bases(inside.bases, _canvas(inside, size), inside.boundary), size)
-        elif inside.attention is None:
+        elif inside.blend is None:
             image = torch.from_numpy(resized(pixels, size)).permute(2, 0, 1)
-            panels["attention: no instance"] = image
+            panels[f"attention: no instance {instance}"] = image
         else:
-            caption = f"attention of {prediction.class_names[0]} {prediction.scores[0]:.2f}"
-            side = size[1] // COLUMNS
-            panels[caption] = draw_attention(pixels, prediction, inside.attention, len(inside.bases), side)
+            caption = f"attention of {instance}: {prediction.class_names[instance]} {prediction.scores[instance]:.2f}"
+            box = crop_box(pixels, prediction.boxes[instance], size[1] // COLUMNS)
+            panels[caption] = draw_blend(box, inside.blend, len(inside.bases))
     return panels
 
 
-def draw_attention(
-    pixels: NDArray[np.uint8], prediction: Prediction, attention: Tensor, num_bases: int, side: int
-) -> Tensor:
-    """Show how much each basis counts where in the box of the best instance.
+def tabulate(panels: Sequence[dict[str, Tensor]], names: Sequence[str] = ()) -> Tensor:
+    """Put the panels of an image into one picture.
+
+    Args:
+        panels: of one model, as `draw_panels` gives them, or of several, with the same `show`.
+        names: of the models, where there are several; each has a column, and its name in the captions.
+
+    Returns:
+        uint8 picture; that of a single panel has no caption.
+    """
+    if len(panels) > 1:
+        rows = zip(*(panel.items() for panel in panels), strict=True)
+        pairs = [pair for row in rows for pair in zip(names, row, strict=True)]
+        return viz.side_by_side({f"{name}: {caption}": picture for name, (caption, picture) in pairs}, len(panels))
+    (own,) = panels
+    return viz.side_by_side(own, columns=2) if len(own) > 1 else next(iter(own.values()))
+
+
+def crop_box(pixels: NDArray[np.uint8], box: NDArray[np.float32], side: int) -> Tensor:
+    """Cut a box out of an image.
 
     Args:
         pixels: (H, W, 3) uint8, RGB, the image.
-        prediction: with at least one instance.
-        attention: (K or K + 1, R, R) in [0, 1], of its first instance.
-        num_bases: K.
-        side: pixels of the longer side of a map.
+        box: (4,) XYXY in its pixels.
+        side: pixels of the longer side of the result.
 
     Returns:
-        picture of the box and of each map in the color that its basis has in `viz.draw_bases`, black for 0 and at
-        full color for 1.
+        (3, h, w) uint8.
     """
-    x0, y0, x1, y1 = pixel_corners(torch.from_numpy(prediction.boxes[:1]), prediction.size)[0].tolist()
-    box = pixels[y0 : y1 + 1, x0 : x1 + 1]
-    scale = side / max(box.shape[:2])
-    size = (max(1, round(box.shape[0] * scale)), max(1, round(box.shape[1] * scale)))
-    shown = resize(torch.from_numpy(box.copy()).permute(2, 0, 1), size)
-    maps = {"box": to_uint8(shown)}
-    colors = torch.cat([basis_colors(num_bases), torch.tensor([viz.RED], dtype=torch.uint8)]).float()
-    for i, (weights, color) in enumerate(zip(resize(attention, size), colors, strict=False)):
-        maps[f"basis {i}" if i < num_bases else "boundary"] = to_uint8(weights * color[:, None, None])
-    return viz.side_by_side(maps, columns=COLUMNS)
+    x0, y0, x1, y1 = pixel_corners(torch.from_numpy(box[None]), pixels.shape[:2])[0].tolist()
+    part = torch.from_numpy(pixels[y0 : y1 + 1, x0 : x1 + 1].copy()).permute(2, 0, 1)
+    scale = side / max(part.shape[1:])
+    height, width = (max(1, round(length * scale)) for length in part.shape[1:])
+    return to_uint8(resize(part, (height, width)))
 
 
 def _canvas(inside: Inside, size: tuple[int, int]) -> tuple[int, int]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from b2inst import viz
 from b2inst.metrics.results import save_results
 from b2inst.metrics.scores import write_json
-from b2inst.predict_panels import draw_panels
+from b2inst.predict_panels import draw_panels, tabulate
 from b2inst.predict_source import Frame
 from b2inst.prediction import Prediction
 from b2inst.predictor import Inside
+
+Result: TypeAlias = tuple[Prediction, Inside | None]
 
 
 class Writer:
@@ -22,24 +24,35 @@ class Writer:
         output: folder; made when the first file is written.
         show: panels of a picture, see `draw_panels`.
         max_side: of a panel, in pixels; None for no limit.
+        instance: which instance `attention` shows.
+        models: names of the models whose results come.
 
     Attributes:
         images: a record of each image so far.
         records: COCO results of all of them.
     """
 
-    def __init__(self, output: Path, show: Sequence[str], max_side: int | None) -> None:
+    def __init__(
+        self, output: Path, show: Sequence[str], max_side: int | None, instance: int, models: Sequence[str]
+    ) -> None:
         self.output = output
         self.show = show
         self.max_side = max_side
+        self.instance = instance
+        self.models = models
         self.images: list[dict[str, Any]] = []
         self.records: list[dict[str, Any]] = []
 
-    def add(self, frame: Frame, prediction: Prediction, inside: Inside | None) -> None:
-        """Draw an image and remember what was found in it."""
-        panels = draw_panels(frame.pixels, prediction, inside, self.show, self.max_side)
-        picture = viz.side_by_side(panels, columns=2) if len(panels) > 1 else next(iter(panels.values()))
-        viz.save(picture, self.output / f"{frame.name}.png")
+    def add(self, frame: Frame, results: Sequence[Result]) -> None:
+        """Draw an image and remember what was found in it.
+
+        Args:
+            frame: the image.
+            results: of each model; the files hold what the first one found.
+        """
+        panels = [draw_panels(frame.pixels, *result, self.show, self.max_side, self.instance) for result in results]
+        viz.save(tabulate(panels, self.models), self.output / f"{frame.name}.png")
+        prediction, _ = results[0]
         height, width = prediction.size
         self.images.append({**frame.record, "height": height, "width": width})
         self.records += prediction.to_coco(frame.record["id"])

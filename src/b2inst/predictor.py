@@ -19,6 +19,7 @@ from b2inst.data.augment import Augment
 from b2inst.data.collate import pad
 from b2inst.data.pixels import ImageLike, to_rgb
 from b2inst.lit import LitSegmenter
+from b2inst.models.assembly.blend import Blend
 from b2inst.models.inference import Switches
 from b2inst.models.segmenter import Outputs, Segmenter
 from b2inst.prediction import Prediction
@@ -32,15 +33,15 @@ class Inside:
     Attributes:
         bases: (K, h, w) float32 mask bases, of the network input with its padding.
         boundary: (h, w) float32 logits of the boundary basis; None for a model without one.
-        attention: (K, R, R) or (K + 1, R, R) weights of the bases in the best instance, in the frame of its box; None
-            without an instance.
+        blend: attention and cropped bases of one instance, (K, R, R) or (K + 1, R, R) with the boundary basis last, in
+            the frame of its box; None where it was not asked for and for an image with fewer instances.
         size: (height, width) of the image as the network saw it, at the upper left of its input.
         canvas: (height, width) of the network input.
     """
 
     bases: Tensor
     boundary: Tensor | None
-    attention: Tensor | None
+    blend: Blend | None
     size: tuple[int, int]
     canvas: tuple[int, int]
 
@@ -147,21 +148,28 @@ class B2Inst:
         return found
 
     def run(
-        self, images: Sequence[NDArray[np.uint8]], score_threshold: float | None = None, look_inside: bool = False
-    ) -> list[tuple[Prediction, Inside | None]]:
+        self, images: Sequence[NDArray[np.uint8]], score_threshold: float | None = None, look_inside: bool = False,
+        blend_of: int | None = None,
+    ) -> list[tuple[Prediction, Inside | None]]:  # fmt: skip
         """Find the instances of images that are decoded, and keep what the network made of them.
 
         Args:
             images: (H, W, 3) uint8, RGB, passed together where the sizes of their inputs allow.
             score_threshold: as in `predict`.
-            look_inside: keep bases and attention.
+            look_inside: keep the bases.
+            blend_of: of which instance to keep attention and cropped bases as well, 0 for the best; None for none.
 
         Returns:
-            of each image the result, and its `Inside` if that was asked for.
+            of each image the result, and its `Inside` if one of the two was asked for.
+
+        Raises:
+            ValueError: threshold or instance out of range.
         """
         threshold = self.score_threshold if score_threshold is None else score_threshold
         if not 0 <= threshold <= 1:
             raise ValueError(f"score_threshold={threshold}: give a score from 0 to 1")
+        if blend_of is not None and blend_of < 0:
+            raise ValueError(f"blend_of={blend_of}: give 0 for the best instance, 1 for the next, ..., or None")
         inputs = [self._prepare(image) for image in images]
         groups: dict[tuple[int, int], list[int]] = {}
         for i, image in enumerate(inputs):
@@ -169,7 +177,7 @@ class B2Inst:
         found: dict[int, tuple[Prediction, Inside | None]] = {}
         for canvas, members in groups.items():
             sizes = [images[i].shape[:2] for i in members]
-            results = self._pass([inputs[i] for i in members], sizes, canvas, threshold, look_inside)
+            results = self._pass([inputs[i] for i in members], sizes, canvas, threshold, look_inside, blend_of)
             found.update(zip(members, results, strict=True))
         return [found[i] for i in range(len(images))]
 
@@ -196,21 +204,22 @@ class B2Inst:
     @torch.inference_mode()
     def _pass(
         self, inputs: Sequence[Tensor], sizes: Sequence[tuple[int, int]], canvas: tuple[int, int], threshold: float,
-        look_inside: bool,
+        look_inside: bool, blend_of: int | None,
     ) -> list[tuple[Prediction, Inside | None]]:  # fmt: skip
         """One pass of the network over inputs that fit the same canvas; `sizes` are those of the images."""
         batch = _batch(inputs, sizes, canvas).to(self.device)
         with self._switches.autocast(self.device), self._finds_from(threshold):
             outputs = self.model(batch)
             found = self.model.find(outputs, batch)
-            maps = self.model.attention(outputs, found) if look_inside else [None] * len(inputs)
+            blends = [None] * len(inputs) if blend_of is None else self.model.blends(outputs, found, blend_of)
         results: list[tuple[Prediction, Inside | None]] = []
         for i, (detections, size) in enumerate(zip(found.detections(), sizes, strict=True)):
             kept = detections[detections.scores >= threshold]
             prediction = Prediction.from_detections(kept, size, self.class_names, self.category_ids)
             inside = None
-            if look_inside:
-                inside = self._inside(outputs, i, maps[i] if len(kept) else None, tuple(inputs[i].shape[1:]), canvas)
+            if look_inside or blend_of is not None:
+                blend = None if blend_of is None or blend_of >= len(kept) else blends[i]
+                inside = self._inside(outputs, i, blend, tuple(inputs[i].shape[1:]), canvas)
             results.append((prediction, inside))
         return results
 
@@ -226,14 +235,14 @@ class B2Inst:
             detector.score_threshold = usual
 
     def _inside(
-        self, outputs: Outputs, index: int, attention: Tensor | None, size: tuple[int, int], canvas: tuple[int, int]
+        self, outputs: Outputs, index: int, blend: Blend | None, size: tuple[int, int], canvas: tuple[int, int]
     ) -> Inside:
         bases = outputs.bases[index].float().cpu()
         boundary = self.model.boundary.logits(bases[None])
         return Inside(
             bases=bases[: self.model.num_bases],
             boundary=None if boundary is None else boundary[0],
-            attention=None if attention is None else attention.cpu(),
+            blend=None if blend is None else Blend(blend.attention.cpu(), blend.bases.cpu()),
             size=size,
             canvas=canvas,
         )

@@ -31,13 +31,13 @@ from b2inst.viz_draw import (
     percentile,
     pixel_corners,
     resize,
+    signed,
     to_uint8,
     write_labels,
 )  # fmt: skip
 
 RED = (255, 0, 0)
 IGNORED = 120
-NEGATIVE, NEUTRAL, POSITIVE = (33, 102, 172), (245, 245, 245), (230, 97, 1)
 
 
 def draw_instances(
@@ -188,9 +188,7 @@ def draw_basis_row(bases: Tensor, boundary_logits: Tensor | None, size: tuple[in
     for i, basis in enumerate(bases):
         scale = percentile(basis.abs().flatten(), 0.98).clamp(min=1e-6)
         value = resize((basis / scale).clamp(-1, 1)[None], size)  # [1, H, W]
-        negative, neutral, positive = torch.tensor([NEGATIVE, NEUTRAL, POSITIVE]).float().view(3, 3, 1, 1)
-        away = torch.where(value < 0, negative - neutral, positive - neutral)
-        maps[f"basis {i}"] = to_uint8(neutral + away * value.abs())
+        maps[f"basis {i}"] = signed(value)
     if boundary_logits is not None:
         maps["boundary"] = to_uint8(255 * resize(boundary_logits[None], size).sigmoid()).expand(3, -1, -1)
     return side_by_side(maps, columns=min(len(maps), 8))

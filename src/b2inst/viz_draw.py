@@ -14,6 +14,7 @@ from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from b2inst.ops.laplacian import boundary
 
+NEGATIVE, NEUTRAL, POSITIVE = (33, 102, 172), (245, 245, 245), (230, 97, 1)
 HATCH_LIGHT, HATCH_DARK, HATCH_PERIOD = 200, 70, 8
 GOLDEN_RATIO = 0.618033988749895  # steps of this share of the color circle never come close to each other
 
@@ -55,6 +56,13 @@ def resize(maps: Tensor, size: tuple[int, int], mode: str = "bilinear") -> Tenso
 def to_uint8(values: Tensor) -> Tensor:
     """0..255 floats as uint8, cut off outside."""
     return values.round().clamp(0, 255).to(torch.uint8)
+
+
+def signed(values: Tensor) -> Tensor:
+    """(3, H, W) uint8 picture of a (1, H, W) map in [-1, 1]: blue for -1, light gray for 0, orange for 1."""
+    negative, neutral, positive = torch.tensor([NEGATIVE, NEUTRAL, POSITIVE]).float().view(3, 3, 1, 1)
+    away = torch.where(values < 0, negative - neutral, positive - neutral)
+    return to_uint8(neutral + away * values.abs())
 
 
 def percentile(values: Tensor, share: float) -> Tensor:

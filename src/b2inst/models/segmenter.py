@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from b2inst.losses.term import Term
-from b2inst.models.assembly.blend import AttentionBlend
+from b2inst.models.assembly.blend import AttentionBlend, Blend
 from b2inst.models.backbone import Backbone
 from b2inst.models.basis import BasisHead, SemanticHead
 from b2inst.models.boundary import InstanceRois, NoBoundary
@@ -197,9 +197,13 @@ class Segmenter(nn.Module):
     def _assemble(
         self, outputs: Outputs, places: Locations, boxes: Tensor, image_index: Tensor, roi: Tensor | None = None
     ) -> Tensor:
+        return self.assembly(*self._to_assemble(outputs, places, boxes, image_index), roi)
+
+    def _to_assemble(
+        self, outputs: Outputs, places: Locations, boxes: Tensor, image_index: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         bases = self.boundary.blended(outputs.bases)
-        params = self.detector.params_at(outputs.detector, places)
-        return self.assembly(bases, boxes, image_index, params, roi)
+        return bases, boxes, image_index, self.detector.params_at(outputs.detector, places)
 
     def _score_losses(
         self, outputs: Outputs, batch: Batch, positives: Locations, masks: Tensor, true_masks: Tensor
@@ -235,16 +239,24 @@ class Segmenter(nn.Module):
         return self.find(outputs, images).detections()
 
     @torch.no_grad()
-    def attention(self, outputs: Outputs, found: Found) -> list[Tensor | None]:
-        """How the bases are weighted in the best instance of each image.
+    def blends(self, outputs: Outputs, found: Found, instance: int = 0) -> list[Blend | None]:
+        """How the mask of one instance of each image is put together.
+
+        Args:
+            outputs: of the pass.
+            found: in these outputs.
+            instance: which of each image, 0 for the one with the best mask score.
 
         Returns:
-            (K, R, R) or (K + 1, R, R) weights in the frame of its box, summing to 1 over the bases; None for an image
-            in which nothing was found.
+            attention and cropped bases, (K, R, R) or, where the boundary basis takes part, (K + 1, R, R) with it last;
+            None for an image with fewer instances.
         """
-        best = [index[:1] for index in found.order]
-        maps = self.assembly.attention(self.detector.params_at(outputs.detector, found.places.take(torch.cat(best))))
-        return [part[0] if len(part) else None for part in maps.split([len(index) for index in best])]
+        chosen = [index[instance : instance + 1] for index in found.order]
+        places = found.places.take(torch.cat(chosen))
+        blend = self.assembly.blend(*self._to_assemble(outputs, places, places.boxes, places.image))
+        counts = [len(index) for index in chosen]
+        parts = zip(blend.attention.split(counts), blend.bases.split(counts), strict=True)
+        return [Blend(attention[0], bases[0]) if len(attention) else None for attention, bases in parts]
 
     @torch.no_grad()
     def find(self, outputs: Outputs, images: ImageBatch) -> Found:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,10 +12,33 @@ from torchvision.ops import roi_align
 from b2inst.ops.rois import with_image_index
 
 
+@dataclass(frozen=True)
+class Blend:
+    """What masks are made of, in the frame of their boxes.
+
+    Attributes:
+        attention: (..., K, R, R) weights in [0, 1] that sum to 1 over the bases.
+        bases: (..., K, R, R) the bases, cropped by the boxes.
+    """
+
+    attention: Tensor
+    bases: Tensor
+
+    @property
+    def products(self) -> Tensor:
+        """(..., K, R, R) what each basis contributes to the mask."""
+        return self.bases * self.attention
+
+    @property
+    def logits(self) -> Tensor:
+        """(..., R, R) mask logits: the sum of the products."""
+        return self.products.sum(dim=-3)
+
+
 class AttentionBlend(nn.Module):
     """Masks in the frame of the boxes, from softmax attention over the bases.
 
-    Every assembly offers this interface: `num_params`, `rows_of_basis`, `mask_size`, `forward` and `loss`.
+    Every assembly offers this interface: `num_params`, `rows_of_basis`, `mask_size`, `blend`, `forward` and `loss`.
 
     Args:
         attention_size: side A of an attention map.
@@ -62,10 +87,10 @@ class AttentionBlend(nn.Module):
         maps = F.interpolate(maps, (self.mask_size, self.mask_size), mode="bilinear", align_corners=False)
         return maps.softmax(dim=1)
 
-    def forward(
+    def blend(
         self, bases: Tensor, boxes: Tensor, image_index: Tensor, params: Tensor, roi: Tensor | None = None
-    ) -> Tensor:
-        """Assemble masks.
+    ) -> Blend:
+        """Put together what masks are made of.
 
         Args:
             bases: (N, K, h, w).
@@ -75,11 +100,16 @@ class AttentionBlend(nn.Module):
             roi: (P,) which box each row of `params` belongs to; None: one row per box, in order.
 
         Returns:
-            (P, R, R) mask logits in the frame of the boxes.
+            attention and cropped bases of P masks.
         """
         pooled = self.pool(bases.float(), boxes, image_index)  # once per box, however many locations share it
-        pooled = pooled if roi is None else pooled[roi]
-        return (pooled * self.attention(params)).sum(dim=1)
+        return Blend(self.attention(params), pooled if roi is None else pooled[roi])
+
+    def forward(
+        self, bases: Tensor, boxes: Tensor, image_index: Tensor, params: Tensor, roi: Tensor | None = None
+    ) -> Tensor:
+        """(P, R, R) mask logits in the frame of the boxes; arguments as in `blend`."""
+        return self.blend(bases, boxes, image_index, params, roi).logits
 
     def loss(self, logits: Tensor, target: Tensor, weight: Tensor, normalizer: Tensor) -> Tensor:
         """Binary cross-entropy, mean over the pixels of a mask, weighted per positive.
