@@ -133,7 +133,7 @@ def test_a_checkpoint_is_measured_with_its_own_thresholds(tmp_path: Path) -> Non
     ckpt = toy_checkpoint(tmp_path / "toy.ckpt")
     report = benchmark(config(f"ckpt={ckpt}", f"reference={ckpt}", "experiments=[]", "peers=[]"))
     (row,) = report.rows
-    assert row.name == str(ckpt) and row.detections == 5 and row.flops > 0
+    assert row.name == str(ckpt) and 0 < row.detections <= 5 and row.flops > 0
 
 
 @pytest.mark.parametrize(
