@@ -188,6 +188,8 @@ def test_which_instance_attention_shows(ckpt: Path, folder: Path, tmp_path: Path
     assert [row[1] for row in captions] == [
         f"attention of 0: {names[0]}", f"attention of 1: {names[1]}", f"attention: no instance {len(records)}"
     ]  # fmt: skip
+    predict(ckpt, folder / "a.jpg", tmp_path / "alone", show="attention", instance=99)
+    assert captions[-1] == ["attention: no instance 99"]
     files = [(tmp_path / f"{instance}/a.png").read_bytes() for instance in (0, 1, len(records))]
     assert len(set(files)) == 3 and len(records) > 1
 

@@ -73,14 +73,14 @@ def tabulate(panels: Sequence[dict[str, Tensor]], names: Sequence[str] = ()) -> 
         names: of the models, where there are several; each has a column, and its name in the captions.
 
     Returns:
-        uint8 picture; that of a single panel has no caption.
+        uint8 picture; masks alone have no caption.
     """
     if len(panels) > 1:
         rows = zip(*(panel.items() for panel in panels), strict=True)
         pairs = [pair for row in rows for pair in zip(names, row, strict=True)]
         return viz.side_by_side({f"{name}: {caption}": picture for name, (caption, picture) in pairs}, len(panels))
     (own,) = panels
-    return viz.side_by_side(own, columns=2) if len(own) > 1 else next(iter(own.values()))
+    return own["masks"] if list(own) == ["masks"] else viz.side_by_side(own, columns=2)
 
 
 def crop_box(pixels: NDArray[np.uint8], box: NDArray[np.float32], side: int) -> Tensor:

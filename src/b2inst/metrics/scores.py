@@ -111,6 +111,8 @@ def _render(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     text = io.StringIO()
     # wide enough for any row: rich would cut cells off at the width of a terminal
     width = sum(max(len(cell) for cell in cells) + 3 for cells in zip(columns, *rows, strict=True)) + 1
-    Console(file=text, width=width, markup=False, highlight=False, color_system=None).print(table)
+    # in a notebook rich would show the table at once instead of writing it into the text
+    console = Console(file=text, width=width, markup=False, highlight=False, color_system=None, force_jupyter=False)
+    console.print(table)
     # this kind of table has empty first and last lines
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())
