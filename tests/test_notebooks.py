@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from toy import TOY, toy_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-SIZES = {"IMAGES": 6, "IMAGE_SIZE": 64}
 SMALL = [setting for setting in TOY if setting.startswith(("model.", "data.num", "data.pers", "trainer.acc"))]
 # 64: with 32 channels an image of 64 pixels leaves GroupNorm one value at stride 128, which it refuses
 SMALL += ["model.fpn.channels=64"]
@@ -34,45 +34,54 @@ def with_parameters(notebook: nbformat.NotebookNode, values: dict[str, Any]) -> 
     notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(source))
 
 
-def execute(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch, **values: Any) -> tuple[str, int]:
-    """Run a notebook in an empty folder.
+def execute(number: int, folder: Path, monkeypatch: pytest.MonkeyPatch, *runs: dict[str, Any]) -> list[tuple[str, int]]:
+    """Run a notebook with each of some parameters, all at the same time, in an empty folder.
 
     Returns:
-        what it printed, and how many pictures it showed.
+        of each run what it printed, and how many pictures it showed.
     """
     for name, value in (("PYTHONPATH", ROOT / "src"), ("IPYTHONDIR", folder / "ipython"), ("OMP_NUM_THREADS", 1)):
         monkeypatch.setenv(name, str(value))
-    notebook = nbformat.read(NOTEBOOKS[number - 1], as_version=4)
-    with_parameters(notebook, {"OUTPUT": str(folder / "out"), **values})
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(folder)}}).execute()
-    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
-    printed = "".join(output.text for output in outputs if output.output_type == "stream")
-    return printed, sum("image/png" in output.get("data", ()) for output in outputs)
+    notebooks = [nbformat.read(NOTEBOOKS[number - 1], as_version=4) for _ in runs]
+    for notebook, values in zip(notebooks, runs, strict=True):
+        with_parameters(notebook, {"OUTPUT": str(folder / "out"), **values})
+
+    async def execute_all() -> None:
+        place = {"metadata": {"path": str(folder)}}
+        await asyncio.gather(*(NotebookClient(n, timeout=300, resources=place).async_execute() for n in notebooks))
+
+    asyncio.run(execute_all())
+    results = []
+    for notebook in notebooks:
+        outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+        printed = "".join(output.text for output in outputs if output.output_type == "stream")
+        results.append((printed, sum("image/png" in output.get("data", ()) for output in outputs)))
+    return results
 
 
 def test_boundary_ground_truth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    printed, pictures = execute(1, tmp_path, monkeypatch, **SIZES)
+    ((printed, pictures),) = execute(1, tmp_path, monkeypatch, {"IMAGES": 6, "IMAGE_SIZE": 64})
     assert "boundary pixels of the image are lost with the union" in printed and pictures == 9
 
 
 def test_train_on_your_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    printed, pictures = execute(
-        2, tmp_path, monkeypatch, TRAIN_IMAGES=8, VAL_IMAGES=4, IMAGE_SIZE=64, STEPS=2, BATCH_SIZE=4, PROGRESS=False,
-        SETTINGS=SMALL,
-    )  # fmt: skip
+    toy = {"TRAIN_IMAGES": 8, "VAL_IMAGES": 4, "IMAGE_SIZE": 64, "STEPS": 2, "BATCH_SIZE": 4}
+    ((printed, pictures),) = execute(2, tmp_path, monkeypatch, {**toy, "PROGRESS": False, "SETTINGS": SMALL})
     assert "instances_train.json - 8 images" in printed
     assert "| boundary |" in printed and "| star " in printed  # the tables of the evaluation
     assert (tmp_path / "out/run/checkpoints/best.ckpt").is_file()
     assert pictures == 1 + 2 + 2 + 3  # contact sheet, curves, evaluation, predictions
 
 
-@pytest.mark.parametrize("experiment", ["ablation_e", "ablation_a"])
-def test_what_bases_and_boundary_learned(experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = toy_checkpoint(tmp_path / "toy.ckpt", experiment=experiment)
-    sizes = {**SIZES, "IMAGES": 2}
-    printed, pictures = execute(3, tmp_path, monkeypatch, CHECKPOINT=str(checkpoint), INSTANCE=1, **sizes)
-    last = "times as much near a boundary" if experiment == "ablation_e" else "No boundary basis takes part"
-    assert last in printed and "instance 1: " in printed and pictures == 4
+def test_what_bases_and_boundary_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = {"ablation_e": "times as much near a boundary", "ablation_a": "No boundary basis takes part"}
+    runs = [
+        {"CHECKPOINT": str(toy_checkpoint(tmp_path / f"{name}.ckpt", experiment=name)), "INSTANCE": 1,
+         "IMAGE_SIZE": 64, "IMAGES": 2}
+        for name in last
+    ]  # fmt: skip
+    for (printed, pictures), words in zip(execute(3, tmp_path, monkeypatch, *runs), last.values(), strict=True):
+        assert words in printed and "instance 1: " in printed and pictures == 4
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
