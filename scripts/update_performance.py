@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from pathlib import Path
+
+from blocks import replace_block
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- measured: begin, written by scripts/update_performance.py -->", "<!-- measured: end -->"
@@ -33,15 +34,7 @@ def main(arguments: list[str] | None = None, page: Path = ROOT / "docs" / "perfo
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path, help="outputs of b2inst.benchmark")
     sections = "\n\n".join(map(section, parser.parse_args(arguments).folders))
-    text, count = re.subn(
-        f"{re.escape(BEGIN)}.*?{re.escape(END)}",
-        lambda _: f"{BEGIN}\n\n{sections}\n\n{END}",
-        page.read_text(),
-        flags=re.S,
-    )
-    if not count:
-        parser.error(f"{page} has no lines\n{BEGIN}\n{END}")
-    page.write_text(text)
+    page.write_text(replace_block(page.read_text(), BEGIN, END, f"\n{sections}\n"))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+from blocks import replace_block
 from omegaconf import OmegaConf
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,18 +50,6 @@ def block(runs: list[Path]) -> str:
     return "\n".join([f"![{shown}]({IMAGE})", "", *lines])
 
 
-def replace_block(text: str, content: str) -> str:
-    """Put `content` between the markers.
-
-    Raises:
-        ValueError: the text does not have both markers.
-    """
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    if not pattern.search(text):
-        raise ValueError(f"README.md has no lines\n{BEGIN}\n{END}")
-    return pattern.sub(lambda _: f"{BEGIN}\n{content}\n{END}", text)
-
-
 def _percent(value: Any) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
@@ -72,7 +60,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> None:
     parser.add_argument("runs", nargs="+", type=Path, help="folders of runs that have ended")
     parser.add_argument("--picture", default="02_*.png", help="which picture of the first run (default: %(default)s)")
     options = parser.parse_args(arguments)
-    text = replace_block((root / "README.md").read_text(), block(options.runs))
+    text = replace_block((root / "README.md").read_text(), BEGIN, END, block(options.runs))
     pictures = sorted((options.runs[0] / "pictures").glob(options.picture))
     if not pictures:
         parser.error(f"{options.runs[0] / 'pictures'} holds no {options.picture}")

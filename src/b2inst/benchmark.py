@@ -88,9 +88,7 @@ def check(config: dict[str, Any]) -> None:
     unknown = [name for name in config["peers"] if name not in PEERS]
     if unknown:
         raise ConfigError(f"peers: unknown {', '.join(unknown)}; choose of {', '.join(PEERS)}")
-    if train and "fcos_resnet50_fpn" in config["peers"]:
-        config["peers"] = [name for name in config["peers"] if name != "fcos_resnet50_fpn"]  # it learns no masks
-    names = [*config["experiments"], *config["peers"], *([config["ckpt"]] if config["ckpt"] else [])]
+    names = [*config["experiments"], *_peers(config), *([config["ckpt"]] if config["ckpt"] else [])]
     if config["reference"] not in names:
         raise ConfigError(f"reference={config['reference']}: is not measured; give one of {', '.join(names) or 'none'}")
 
@@ -106,7 +104,12 @@ def _specs(config: dict[str, Any], device: str) -> list[Spec]:
     specs = [Spec(name, train, setting, *_composed(name, config["overrides"])) for name in config["experiments"]]
     if config["ckpt"] is not None:
         specs.append(Spec(config["ckpt"], train, setting, ckpt=config["ckpt"]))
-    return [*specs, *(Spec(name, train, setting) for name in config["peers"])]
+    return [*specs, *(Spec(name, train, setting) for name in _peers(config))]
+
+
+def _peers(config: dict[str, Any]) -> list[str]:
+    """The peers that can be measured: FCOS learns no masks, so that its training is another work."""
+    return [name for name in config["peers"] if config["mode"] == "inference" or name != "fcos_resnet50_fpn"]
 
 
 def _composed(experiment: str, overrides: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:

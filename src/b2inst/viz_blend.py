@@ -30,9 +30,8 @@ def blend_pictures(box: Tensor, blend: Blend, num_bases: int) -> dict[str, Tenso
     """Draw attention, product with the basis, and sum of the products so far of each basis; then box and mask.
 
     Attention is black for 0 and for 1 in the full color that the basis has in `viz.draw_bases`; its caption has the
-    mean. Products and sums are
-    blue below 0 and orange above, all on one scale; so the colors of the products add up to those of the sum, and
-    orange in the last sum, the mask logits, is inside of the mask.
+    mean. Products and sums are blue below 0 and orange above, all on one scale; so the colors of the products add up to
+    those of the sum, and orange in the last sum, the mask logits, is inside of the mask.
 
     Args:
         box, blend, num_bases: as in `draw_blend`.

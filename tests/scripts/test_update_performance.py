@@ -39,12 +39,12 @@ def test_only_what_stands_between_the_markers_is_replaced(tmp_path: Path, folder
     assert page.read_text() == text
 
 
-def test_a_page_without_markers_is_refused(tmp_path: Path, folders: list[str], capsys) -> None:
+def test_a_page_without_markers_is_refused(tmp_path: Path, folders: list[str]) -> None:
     page = tmp_path / "page.md"
     page.write_text("mine")
-    with pytest.raises(SystemExit):
+    with pytest.raises(ValueError, match="no lines\n<!-- measured: begin"):
         script.main(folders, page)
-    assert page.read_text() == "mine" and script.BEGIN in capsys.readouterr().err
+    assert page.read_text() == "mine"
 
 
 def test_the_page_of_the_repository_has_the_markers() -> None:

@@ -59,4 +59,4 @@ def test_what_is_missing_is_told(run: Path, tmp_path: Path, capsys: pytest.Captu
 
 
 def test_the_readme_has_the_markers() -> None:
-    assert readme.replace_block((PATH.parents[1] / "README.md").read_text(), "")
+    assert readme.replace_block((PATH.parents[1] / "README.md").read_text(), readme.BEGIN, readme.END, "")

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from b2inst.data.boundary_target import BoundaryTarget
 from b2inst.models.inference import Switches
 from b2inst.structures import Batch, ImageBatch, Targets
 
@@ -27,7 +26,7 @@ class Setting:
         objects: of a training image.
         seed: of weights and images.
         device: where.
-        switches: of our models; `channels_last`, `precision` and `compile` count in training, too.
+        switches: of our models; in training all but `fold_batch_norm`, and `precision` of torchvision's as well.
     """
 
     height: int = 800
@@ -77,8 +76,8 @@ def noise(setting: Setting) -> ImageBatch:
     return ImageBatch(pixels, sizes, sizes.clone(), torch.arange(n)).to(setting.device)
 
 
-def labelled(setting: Setting, boundary: bool = True) -> Batch:
-    """The same images with ellipses as ground truth, and the boundary target made of them if wanted."""
+def labelled(setting: Setting) -> Batch:
+    """The same images with ellipses as ground truth, without the boundary target, which is part of a step."""
     generator = torch.Generator().manual_seed(setting.seed)
     count = setting.batch_size * setting.objects
     limit = torch.tensor([setting.width, setting.height]).float()
@@ -93,8 +92,7 @@ def labelled(setting: Setting, boundary: bool = True) -> Batch:
         masks=_ellipses(boxes, *setting.canvas),
         crowd=torch.zeros(setting.batch_size, *setting.canvas, dtype=torch.bool),
     ).to(setting.device)
-    batch = Batch(images, targets)
-    return BoundaryTarget()(batch) if boundary else batch
+    return Batch(images, targets)
 
 
 def _ellipses(boxes: Tensor, height: int, width: int) -> Tensor:

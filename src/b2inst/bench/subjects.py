@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -145,11 +146,11 @@ class OurTraining:
             self.model = self.model.to(memory_format=torch.channels_last)
         if switches.compile:
             self.model.compile_parts()
-        self.batch = labelled(setting, boundary=False)
+        self.batch = labelled(setting)
         self.target = BoundaryTarget()
         self.stages = _stages(self.model)
         self.optimizer = optimizer(self.model, setting.batch_size)
-        self.autocast = lambda: switches.autocast(torch.device(setting.device))
+        self.autocast = partial(switches.autocast, torch.device(setting.device))
 
     def network(self) -> Tensor:
         """Boundary target, forward pass, losses."""
@@ -168,7 +169,7 @@ class TorchvisionTraining:
 
     def __init__(self, model: nn.Module, setting: Setting) -> None:
         self.model = model.train().to(setting.device)
-        batch = labelled(setting, boundary=False)
+        batch = labelled(setting)
         valid = (slice(None), slice(setting.height), slice(setting.width))
         self.images = [image[valid].float() / 255 for image in batch.images.pixels]
         targets = batch.targets
@@ -183,9 +184,7 @@ class TorchvisionTraining:
         self.stages = peers.stages(model)
         trained = [p for p in model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(trained, lr=1e-4, momentum=0.9, weight_decay=1e-4)
-        self.autocast = lambda: torch.autocast(
-            torch.device(setting.device).type, torch.bfloat16, enabled=setting.switches.precision == "bf16"
-        )
+        self.autocast = partial(setting.switches.autocast, torch.device(setting.device))
 
     def network(self) -> Tensor:
         """Forward pass and losses."""
