@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from b2inst.data.limits import MAX_EXTENT
+from b2inst.data.records import longest_outline
 from b2inst.ops.rasterize import Segmentation, to_rle
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,14 @@ def flatten(
     ends = np.frombuffer(lengths, np.int64)
     _demand(((ends >= 6) & (ends % 2 == 0)).all())
     _demand(np.isfinite(np.frombuffer(boxes)).all() and np.isfinite(np.frombuffer(coordinates)).all())
+    if coordinates:
+        side = min(map(max, sizes.values()))  # of all images; those that it leaves in doubt are asked for their own
+        far = _far(np.frombuffer(polygons, np.int64), ends, np.frombuffer(coordinates))
+        doubt = (far[1] > MAX_EXTENT * side) | (far[2] > longest_outline(side))
+        for index, extent, length in zip(*(column[doubt].tolist() for column in far), strict=True):
+            side = max(sizes[records[index]["image_id"]])
+            if extent > MAX_EXTENT * side or length > longest_outline(side):
+                check(index)
     ids = [record["id"] for record in records]
     _demand(set(map(type, ids)) <= {int} and len(set(ids)) == len(ids))
     return Columns(
@@ -108,6 +119,14 @@ def flatten(
         _offsets(rle),
         bytes(counts),
     )
+
+
+def _far(polygons: Ints, lengths: Ints, coordinates: NDArray[np.float64]) -> tuple[Ints, Floats, Floats]:
+    """How far from the origin the polygons of each record that has some reach, and how long their outlines may be."""
+    ends, records = np.cumsum(lengths), np.flatnonzero(polygons)
+    extents = np.maximum.reduceat(np.abs(coordinates), ends - lengths)
+    first = np.cumsum(polygons)[records] - polygons[records]
+    return records, np.maximum.reduceat(extents, first), np.add.reduceat(lengths * extents, first)
 
 
 def compress(rle: Mapping[str, Any], size: tuple[int, int]) -> bytes:

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from b2inst.data.columns import Columns, flatten
 from b2inst.data.errors import DataError
-from b2inst.data.records import Place, check_annotation, check_image, check_keys, check_unique
+from b2inst.data.problems import refuse
+from b2inst.data.records import Place, check_annotation, check_image, check_keys, check_unique, number_problems
 from b2inst.ops.rasterize import Segmentation
 
 SECTIONS = ("images", "categories", "annotations")
@@ -139,7 +140,9 @@ class CocoIndex:
                 for index in range(len(records)):
                     check(index)
                 raise
-            return cls(path, images, categories, columns)
+            index = cls(path, images, categories, columns)
+            refuse(number_problems(path, dict(zip(images.ids.tolist(), np.diff(index._first).tolist(), strict=True))))
+            return index
 
     def objects(self, image_id: int) -> list[CocoObject]:
         """The annotations of an image, crowds included, in the order of the file."""
@@ -189,6 +192,8 @@ def load_sections(path: Path) -> dict[str, Any]:
     except OSError as error:
         remedy = "give the annotation file of the data set"
         raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: is nested too deeply for annotations; fetch or export it again") from error
     except ValueError as error:
         raise DataError(f"{path}: is no JSON file ({error}); fetch or export it again") from error
     remedy = f"a COCO annotation file is an object with {SECTIONS}"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from b2inst.data.errors import DataError
 from b2inst.data.image import read_image
 
 ImageLike: TypeAlias = str | Path | NDArray[np.uint8] | Tensor | Image.Image
@@ -32,14 +33,14 @@ def to_rgb(image: ImageLike, name: str = "image") -> NDArray[np.uint8]:
 
     Raises:
         ValueError: it is none of these, has another type or shape, or is empty.
-        DataError: the file is not there or cannot be decoded; a kind of ValueError.
+        DataError: the file, or that of a PIL image, is not there or cannot be decoded; a kind of ValueError.
     """
     if isinstance(image, str | Path):
         return read_image(Path(image).expanduser())
     if isinstance(image, Image.Image):
         if image.mode not in EIGHT_BITS:
             raise ValueError(f"{name}: a PIL image of mode {image.mode!r}; scale it to 8 bits, then convert('RGB')")
-        pixels = np.array(image.convert("RGB"))
+        pixels = np.array(_converted(image, name))
     elif isinstance(image, Tensor):
         _check(name, "tensor", image.ndim == 3 and image.shape[0] == 3 and image.dtype == torch.uint8,
                image, "(3, H, W) uint8 tensor, RGB from 0 to 255")  # fmt: skip
@@ -56,6 +57,14 @@ def to_rgb(image: ImageLike, name: str = "image") -> NDArray[np.uint8]:
     if pixels.size == 0:
         raise ValueError(f"{name}: has no pixels, its size is {pixels.shape[0]} x {pixels.shape[1]} (height x width)")
     return np.ascontiguousarray(pixels)
+
+
+def _converted(image: Image.Image, name: str) -> Image.Image:
+    """RGB; this is where Pillow reads the file, if the image was opened and nothing more."""
+    try:
+        return image.convert("RGB")
+    except Exception as error:  # of a broken file, Pillow raises what it likes
+        raise DataError(f"{name}: Pillow cannot decode it ({error}); fetch its file again") from error
 
 
 def _check(name: str, kind: str, fits: bool, image: NDArray[np.uint8] | Tensor, wanted: str) -> None:

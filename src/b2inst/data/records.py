@@ -9,13 +9,26 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
+from array import array
 from collections.abc import Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from b2inst.data.limits import (
+    MAX_EXTENT,
+    MAX_ID,
+    MAX_NAME,
+    MAX_OBJECTS,
+    MAX_OUTLINE,
+    MAX_PIXELS,
+    MAX_SIDE,
+    MAX_STEPS,
+)
 from b2inst.data.problems import Problem, refuse
 from b2inst.data.rle import covers
+from b2inst.ops.rasterize import outline
 
 Problems = Iterator[Problem]
 
@@ -42,7 +55,7 @@ class Place:
         where = f"{self.file}: {self.section}[{self.index}]"
         known = self.record if isinstance(self.record, dict) else {}
         if "id" in known:
-            where += f" (id {known['id']!r})"
+            where += f" (id {_short(known['id'])})"
         image_id = known.get("id" if self.section == "images" else "image_id")
         what = what if key is None else f"key '{key}' {what}"
         return Problem(kind, where, what, remedy, image_id if is_integer(image_id) else None)
@@ -69,7 +82,7 @@ def check_annotation(place: Place, sizes: Mapping[int, tuple[int, int]], categor
 
 
 def key_problems(place: Place) -> Problems:
-    """What keeps a record from being an object with all required keys and an integer id."""
+    """What keeps a record from being an object with all required keys and an integer id, a category from a name."""
     record, needed = place.record, REQUIRED[place.section]
     if not isinstance(record, dict):
         what = f"is a {type(record).__name__}, it has to be an object with keys"
@@ -79,9 +92,11 @@ def key_problems(place: Place) -> Problems:
         if key not in record:
             remedy = f"a record of '{place.section}' needs {needed}"
             yield place.problem("malformed record", key, "is missing", remedy)
-    if "id" in record and not is_integer(record["id"]):
-        remedy = "ids have to be integers: renumber them"
+    if "id" in record and not (is_integer(record["id"]) and abs(record["id"]) <= MAX_ID):
+        remedy = "ids have to be integers of at most 64 bits: renumber them"
         yield place.problem("malformed record", "id", f"is {_short(record['id'])}", remedy)
+    if place.section == "categories" and "name" in record and not is_text(record["name"]):
+        yield place.problem("malformed record", "name", f"is {_short(record['name'])}", "it has to be text")
 
 
 def id_problems(place: Place, first: MutableMapping[int, int]) -> Problems:
@@ -99,21 +114,27 @@ def id_problems(place: Place, first: MutableMapping[int, int]) -> Problems:
 
 def image_problems(place: Place) -> Problems:
     """What is wrong with size and file name of a record of `images`; its keys are fine."""
+    fits = True
     for key in ("height", "width"):
-        if not is_integer(place.record[key]) or place.record[key] <= 0:
-            remedy = "it has to be the pixels of the file, an integer > 0"
-            yield place.problem("malformed record", key, f"is {place.record[key]!r}", remedy)
+        if not is_integer(place.record[key]) or not 0 < place.record[key] <= MAX_SIDE:
+            fits = False
+            remedy = f"it has to be the pixels of the file, an integer > 0, of at most {MAX_SIDE:,}"
+            yield place.problem("malformed record", key, f"is {_short(place.record[key])}", remedy)
+    if fits and place.record["height"] * place.record["width"] > MAX_PIXELS:
+        what = f"is {place.record['height']}, the image {place.record['width']} wide"
+        yield place.problem("malformed record", "height", what, f"cut it into tiles of at most {MAX_PIXELS:,} pixels")
     name = place.record["file_name"]
-    if not isinstance(name, str) or not name:
-        remedy = "it has to be a path inside the image folder"
-        yield place.problem("malformed record", "file_name", f"is {name!r}", remedy)
+    if not is_text(name) or not name or len(name.encode()) > MAX_NAME:
+        remedy = f"it has to be a path inside the image folder, of at most {MAX_NAME:,} bytes"
+        yield place.problem("malformed record", "file_name", f"is {_short(name)}", remedy)
         return
     if not SUSPICIOUS.search(name):  # building paths takes longer than reading the record
         return
     outside = PurePosixPath(name).is_absolute() or PureWindowsPath(name).is_absolute() or PureWindowsPath(name).drive
     if outside or ".." in PureWindowsPath(name).parts:  # Windows paths split at both kinds of slash
         remedy = "make it relative to the image folder, without '..'"
-        yield place.problem("malformed record", "file_name", f"is {name!r}, which leaves the image folder", remedy)
+        what = f"is {_short(name)}, which leaves the image folder"
+        yield place.problem("malformed record", "file_name", what, remedy)
 
 
 def annotation_problems(
@@ -129,18 +150,21 @@ def annotation_problems(
     record = place.record
     if not _known(record["image_id"], sizes):
         remedy = "no record of 'images' has this id: remove the annotation or add the image"
-        yield place.problem("unknown image", "image_id", f"is {record['image_id']!r}", remedy)
+        yield place.problem("unknown image", "image_id", f"is {_short(record['image_id'])}", remedy)
     if not _known(record["category_id"], categories):
         remedy = f"'categories' has {_some(sorted(categories))}: remove the annotation or add the category"
-        yield place.problem("unknown category", "category_id", f"is {record['category_id']!r}", remedy)
+        yield place.problem("unknown category", "category_id", f"is {_short(record['category_id'])}", remedy)
     if record.get("iscrowd", 0) not in (0, 1):
-        yield place.problem("malformed record", "iscrowd", f"is {record['iscrowd']!r}", "it has to be 0 or 1")
+        yield place.problem("malformed record", "iscrowd", f"is {_short(record['iscrowd'])}", "it has to be 0 or 1")
     if not is_box(record["bbox"]):
         remedy = "it has to be [x, y, width, height] in pixels"
         yield place.problem("malformed record", "bbox", f"is {_short(record['bbox'])}", remedy)
     segmentation = record["segmentation"]
     if isinstance(segmentation, list):
-        yield from _polygon_problems(place, segmentation)
+        wrong = list(_polygon_problems(place, segmentation))
+        yield from wrong
+        if not wrong and _known(record["image_id"], sizes):
+            yield from _reach_problems(place, segmentation, max(sizes[record["image_id"]]))
     elif not isinstance(segmentation, dict):
         remedy = "it has to be a list of polygons or an RLE object"
         yield _segmentation_problem(place, f"is a {type(segmentation).__name__}", remedy)
@@ -168,11 +192,37 @@ def _polygon_problems(place: Place, polygons: list[Any]) -> Problems:
             yield _segmentation_problem(place, what, f"at least 3 are needed: {remedy}", "polygon with < 3 points")
 
 
+def _reach_problems(place: Place, polygons: list[list[float]], side: int) -> Problems:
+    """Whether polygons would take all memory when they are rasterized, in an image with this longer side."""
+    extent = max(max(map(max, polygons)), -min(map(min, polygons)))
+    if extent > MAX_EXTENT * side:
+        remedy = f"polygons may reach {MAX_EXTENT} longer sides of their image far: cut them at its frame"
+        yield _segmentation_problem(place, f"reaches to {float(extent):g}, its image to {side}", remedy)
+    elif sum(map(len, polygons)) * extent > (limit := longest_outline(side)):  # it may be as long as that
+        length = sum(map(outline, polygons))
+        if length > limit:
+            remedy = f"at most {limit:,} are allowed in this image: repair the polygons, or give an RLE"
+            yield _segmentation_problem(place, f"has outlines of {length:,.0f} pixels", remedy)
+
+
+def longest_outline(side: int) -> int:
+    """What the outlines of an object may have together, in pixels, in an image with this longer side."""
+    return min(MAX_OUTLINE * side, MAX_STEPS)
+
+
+def number_problems(path: Path, counts: Mapping[int, int]) -> Problems:
+    """Which images have more annotations than can be told apart; `counts` by image id."""
+    for image_id, number in counts.items():
+        if number > MAX_OBJECTS:
+            where, what = f"{path}: images (id {image_id})", f"has {number:,} annotations"
+            yield Problem("malformed record", where, what, f"at most {MAX_OBJECTS:,} are allowed: cut it", image_id)
+
+
 def _rle_problems(place: Place, rle: dict[str, Any], size: tuple[int, int]) -> Problems:
     counts, pixels = rle.get("counts"), size[0] * size[1]
-    if rle.get("size") != list(size):
+    if rle.get("size") != list(size) or not all(map(is_integer, rle["size"])):  # 4.0 is equal to 4
         remedy = f"an RLE has the 'size' [height, width] of its image, here {list(size)}"
-        yield _segmentation_problem(place, f"has size {rle.get('size')!r}", remedy, "RLE of another size")
+        yield _segmentation_problem(place, f"has size {_short(rle.get('size'))}", remedy, "RLE of another size")
     elif isinstance(counts, list):
         if not all(is_integer(c) and c >= 0 for c in counts) or sum(counts) != pixels:
             remedy = f"uncompressed 'counts' are integers >= 0 with the sum height * width = {pixels}"
@@ -190,6 +240,17 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
+def is_text(value: Any) -> bool:
+    """Whether a JSON value is a string that can be written: no half of a surrogate pair, no NUL."""
+    if not isinstance(value, str) or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def is_box(value: Any) -> bool:
     """Whether a JSON value is a list of four finite numbers."""
     return _numbers(value) and len(value) == 4
@@ -202,14 +263,18 @@ def _known(value: Any, ids: Mapping[int, Any]) -> bool:
 def _numbers(values: Any) -> bool:
     """Whether `values` is a list of finite numbers; by its sum, because COCO has tens of millions of them."""
     try:
-        return isinstance(values, list) and math.isfinite(sum(values))
-    except TypeError:
+        return isinstance(values, list) and math.isfinite(sum(array("d", values)))
+    except (TypeError, OverflowError):  # of an integer that no float can hold
         return False
 
 
+_SHORT = reprlib.Repr()  # looks at the first elements only, and not into a value that is nested a thousand times
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxlong = 3, 12, 4, 120, 60
+
+
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    text = _SHORT.repr(value)
+    return text if len(text) <= 120 else text[:117] + "..."
 
 
 def _some(ids: list[int]) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_GROUPS = 6  # of five bits in a number
+
 
 def runs(counts: str) -> NDArray[np.int64] | None:
     """Decode the `counts` of a compressed RLE.
@@ -21,20 +23,23 @@ def runs(counts: str) -> NDArray[np.int64] | None:
         counts: as in a COCO file.
 
     Returns:
-        Lengths of the runs of 0 and 1 in turn, or None if the text is no such code.
+        Lengths of the runs of 0 and 1 in turn, or None if the text is no such code, or has numbers of more than 30
+        bits, which no image needs: pycocotools loses bits of larger ones, and their sum may wrap around.
 
     Example:
         >>> runs("32c0").tolist()
         [3, 2, 19]
     """
-    groups = np.frombuffer(counts.encode("utf-8"), np.uint8).astype(np.int64) - 48
+    if not counts.isascii():
+        return None
+    groups = np.frombuffer(counts.encode(), np.uint8).astype(np.int64) - 48
     last = groups & 32 == 0  # the last group of its number
     if not groups.size or groups.min() < 0 or groups.max() > 63 or not last[-1]:
         return None
     ends = np.flatnonzero(last)
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends - starts + 1
-    if lengths.max() > 12:  # more than 60 bits
+    if lengths.max() > MAX_GROUPS:
         return None
     shifts = 5 * (np.arange(groups.size) - np.repeat(starts, lengths))
     numbers = np.add.reduceat((groups & 31) << shifts, starts)
@@ -46,4 +51,5 @@ def runs(counts: str) -> NDArray[np.int64] | None:
 def covers(counts: str, pixels: int) -> bool:
     """Whether a compressed RLE is one, of exactly this many pixels."""
     lengths = runs(counts)
-    return lengths is not None and int(lengths.min()) >= 0 and int(lengths.sum()) == pixels
+    # no run is longer than the image: the sum might wrap around otherwise
+    return lengths is not None and 0 <= lengths.min() and lengths.max() <= pixels and int(lengths.sum()) == pixels

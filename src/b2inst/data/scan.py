@@ -19,6 +19,7 @@ from b2inst.data.records import (
     image_problems,
     is_integer,
     key_problems,
+    number_problems,
 )  # fmt: skip
 
 Report = Callable[[Problem], None]
@@ -82,6 +83,7 @@ def scan_annotations(path: Path, report: Report) -> Scan:
         scan.objects.setdefault(place.record["image_id"], []).append(place.record)
         scan.used.add(place.record["category_id"])
         _report_all(suspicions(place, sizes[place.record["image_id"]]), report)
+    _report_all(number_problems(path, {id: len(records) for id, records in scan.objects.items()}), report)
     _report_all(_repetitions(scan), report)
     return scan
 
@@ -137,7 +139,7 @@ def _ids(records: Sequence[Any]) -> set[int]:
 
 def suspicions(place: Place, size: tuple[int, int]) -> Problems:
     """What training bears, but is hardly meant, of a sound annotation in an image of this (height, width)."""
-    x, y, width, height = place.record["bbox"]
+    x, y, width, height = map(float, place.record["bbox"])
     if width <= 0 or height <= 0:
         remedy = "width and height are > 0: remove the annotation or correct its box"
         yield place.problem("zero area", "bbox", f"is {place.record['bbox']}", remedy)
@@ -210,7 +212,7 @@ def missing_files(folder: Path, names: Iterable[str]) -> list[str]:
         if parent not in listings:
             listings[parent] = _listing(folder / parent)
         # asked again, because a file system may take names for equal that are not
-        if base not in listings[parent] and not (folder / name).is_file():
+        if base not in listings[parent] and not os.path.isfile(folder / name):  # False for a name that is too long
             missing.append(name)
     return missing
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pycocotools import mask as coco_mask
 
@@ -14,13 +14,11 @@ from b2inst.data.errors import DataError, ImageSizeError
 from b2inst.data.image import read_image
 from b2inst.data.index import CocoImage
 from b2inst.data.problems import Problem, from_error
-from b2inst.data.scan import Scan, extent
+from b2inst.data.scan import Scan
 from b2inst.ops.rasterize import to_rle
 
 A = TypeVar("A")
 B = TypeVar("B")
-
-MAX_EXTENT = 10  # a polygon this many times as large as its image is not rasterized: it would take all memory
 
 
 def scan_images(
@@ -76,13 +74,9 @@ def _file(path: Path, image: CocoImage) -> Iterator[Problem]:
 
 def _empty_masks(scan: Scan, image: CocoImage) -> Iterator[Problem]:
     for record in scan.objects.get(image.id, []):
-        if min(record["bbox"][2:]) > 0 and not _has_pixels(record["segmentation"], image):  # else reported already
+        if min(record["bbox"][2:]) <= 0:  # reported already
+            continue
+        if not coco_mask.area(to_rle(record["segmentation"], *image.size)):
             where, what = f"{scan.path}: annotation {record['id']}", "its mask has no pixel"
             remedy = "remove it: training leaves it out, but evaluation counts it as missed"
             yield Problem("zero area", where, what, remedy, image.id)
-
-
-def _has_pixels(segmentation: Any, image: CocoImage) -> bool:
-    if isinstance(segmentation, list) and max(map(abs, extent(segmentation))) > MAX_EXTENT * max(image.size):
-        return True  # it is reported as being outside
-    return int(coco_mask.area(to_rle(segmentation, *image.size))) > 0

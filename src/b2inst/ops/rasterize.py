@@ -37,6 +37,9 @@ def to_rle(segmentation: Segmentation, height: int, width: int) -> dict[str, Any
 
     Returns:
         `{"size": [height, width], "counts": bytes}`; several polygons are united.
+
+    Polygons must not reach far outside of the image, and an RLE must cover it, as those of a `CocoIndex`: pycocotools
+    looks at neither, and writes and reads outside of its memory.
     """
     if not isinstance(segmentation, Mapping):
         polygons = [np.asarray(p, np.float64).ravel().tolist() for p in segmentation]
@@ -99,6 +102,17 @@ def _move(points: NDArray[np.float64], x: int, y: int) -> NDArray[np.float64]:
     """Move points so that the rasterizer rounds them to the same sub-pixels, fifths of a pixel, as before."""
     fifths = np.trunc(5 * points + 0.5) - (5 * x, 5 * y)
     return np.where(fifths < 0, fifths - 1, fifths) / 5  # it rounds towards 0
+
+
+def outline(polygon: Sequence[float]) -> float:
+    """The steps that pycocotools takes around a polygon, in pixels; time and memory grow with them.
+
+    Example:
+        >>> outline([0, 0, 4, 0, 4, 3])
+        11.0
+    """
+    points = np.asarray(polygon, np.float64).reshape(-1, 2)
+    return float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
 
 
 def rasterize_in_box(polygons: Sequence[Sequence[float]], box: Sequence[float], size: int) -> NDArray[np.bool_]:
