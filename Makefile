@@ -5,6 +5,8 @@ PIP_ARGS ?=
 DEMO_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
+# Inputs of each fuzz test of `make soak`:
+SOAK ?= 2000
 # More threads than cores make small convolutions slower, not faster.
 OMP_NUM_THREADS ?= 2
 
@@ -15,7 +17,7 @@ DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test bench lint format wheel clean
+.PHONY: help setup demo test soak bench lint format wheel clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -28,6 +30,9 @@ demo: $(STAMP) ## train on the built-in data, evaluate, draw; results in outputs
 
 test: $(STAMP) ## run the tests (TEST_ARGS=...)
 	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python -m pytest -q $(TEST_ARGS)
+
+soak: $(STAMP) ## feed thousands of bad inputs; figures go to docs/reliability.md (SOAK=2000 TEST_ARGS=...)
+	OMP_NUM_THREADS=$(OMP_NUM_THREADS) B2INST_SOAK=$(SOAK) $(BIN)/python -m pytest -q -s -m soak $(TEST_ARGS)
 
 bench: $(STAMP) ## time evaluator, masks and data against their peers (BENCH_ARGS="evaluator")
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test,bench]'
