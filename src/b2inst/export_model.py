@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram, export
 from torch.nn import functional as F
 from torchvision.ops import nms
 
@@ -13,6 +16,10 @@ from b2inst.structures import ImageBatch
 
 INPUTS = ("images", "sizes")
 OUTPUTS = ("boxes", "scores", "labels", "masks", "image_index")
+DIVISOR = 32  # of height and width, as for the model itself
+# Least pixels of a side; a graph of torch.export is bound to more than one cell at stride 128.
+SMALLEST = {"onnx": DIVISOR, "torch_export": 160}
+TRACED = (2, 256, 320)  # images, height and width of the example, with which P7 has more than one cell
 
 
 class ExportModel(nn.Module):
@@ -46,6 +53,26 @@ class ExportModel(nn.Module):
         return boxes[order], scores[order], places.labels[order], masks[order], places.image[order]
 
 
+@torch.no_grad()
+def trace(model: Segmenter) -> ExportedProgram:
+    """Write down what the model does, for any number of images and any size.
+
+    Args:
+        model: in evaluation mode, on the CPU.
+
+    Returns:
+        The graph of `ExportModel`.
+    """
+    count, height, width = TRACED
+    example = (torch.zeros(count, 3, height, width, dtype=torch.uint8), torch.tensor([[height, width]] * count))
+    images, rows, columns = (Dim(name) for name in ("images", "rows", "columns"))
+    shapes = {"images": {0: images, 2: DIVISOR * rows, 3: DIVISOR * columns}, "sizes": {0: images}}
+    with warnings.catch_warnings():
+        # torchvision's, about itself
+        warnings.filterwarnings("ignore", "`create_unbacked_symint` is deprecated", FutureWarning)
+        return export(ExportModel(model).eval(), example, dynamic_shapes=shapes, strict=False)
+
+
 def select(detector: FCOS, outputs: DetectorOutputs) -> Locations:
     """As `FCOS.select`, for all images at once; detections of different images are mixed, best first."""
     levels = [_best_of_level(detector, outputs, level) for level in range(len(outputs.cls_logits))]
@@ -71,7 +98,7 @@ def _best_of_level(detector: FCOS, outputs: DetectorOutputs, level: int) -> dict
     index = torch.where(scores >= 0, index, 0)
     cell, labels = index // detector.num_classes, index % detector.num_classes
     y = cell // width
-    x = cell - y * width  # ONNX's exporter knows no remainder of a size that varies
+    x = cell - y * width  # ONNX's exporter knows no remainder by a size that varies
     ltrb = outputs.ltrb[level].float().flatten(2).transpose(1, 2) * stride
     ltrb = ltrb.gather(1, cell[:, :, None].expand(-1, -1, 4))
     points = torch.stack([x, y], dim=2) * stride + stride // 2
