@@ -134,5 +134,5 @@ def load_onnx(path: Path) -> Run:
 
 def load_torch(path: Path) -> Run:
     """Run a file of `torch.export`."""
-    module = torch.export.load(path).module()
+    module = torch.export.load(path).module().requires_grad_(False)
     return lambda images, sizes: module(images, sizes)

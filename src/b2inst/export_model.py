@@ -87,7 +87,7 @@ def select(detector: FCOS, outputs: DetectorOutputs) -> Locations:
 
 
 def _best_of_level(detector: FCOS, outputs: DetectorOutputs, level: int) -> dict[str, Tensor]:
-    """The `pre_nms_topk` best pairs of place and class, (N, pre_nms_topk) each; the score is -1 where there are less."""
+    """The `pre_nms_topk` best pairs of place and class, (N, pre_nms_topk) each; scores are -1 where there are less."""
     stride, k = detector.strides[level], detector.pre_nms_topk
     width = outputs.cls_logits[level].shape[-1]
     cls_probs = outputs.cls_logits[level].float().sigmoid().flatten(2).transpose(1, 2)  # [N, L, C]

@@ -156,7 +156,9 @@ def open_source(given: str, setting: str = "input") -> Source:
     if path.is_file():
         return Video(path) if path.suffix.lower() in VIDEOS else ImageFiles(path.stem, [path])
     if not glob.has_magic(given):
-        raise ConfigError(f"{setting}={given}: no such file; give an image, a folder, a video or a glob pattern in quotes")
+        raise ConfigError(
+            f"{setting}={given}: no such file; give an image, a folder, a video or a glob pattern in quotes"
+        )
     hits = [Path(hit) for hit in glob.glob(str(path), recursive=True)]
     found = _images(hits)
     if not found:
