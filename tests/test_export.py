@@ -23,6 +23,7 @@ from b2inst import export as entry
 from b2inst.config import ConfigError, plain
 from b2inst.export_model import OUTPUTS, ExportModel
 from b2inst.paths import config_dir
+from b2inst.structures import ImageBatch
 from toy import CLASSES, run, toy_checkpoint
 
 EXAMPLE = Path(__file__).parents[1] / "examples/run_onnx.py"
@@ -41,12 +42,13 @@ VARIANTS = {
 
 
 def checkpoint(folder: Path, experiment: str, *overrides: str) -> Path:
-    """A toy whose scoring head, if there is one, gives scores far from 0."""
+    """A toy whose boxes overlap, and whose scoring head, if there is one, gives scores far from 0."""
     path = toy_checkpoint(folder / "toy.ckpt", *overrides, experiment=experiment, best_threshold=0.45)
     content = torch.load(path, weights_only=True)
     heads = {k: v for k, v in content["state_dict"].items() if "scoring.branches" in k and len(v) == len(CLASSES)}
     for value in heads.values():
         value.normal_(0.6 if value.ndim == 1 else 0.0, 0.02, generator=torch.Generator().manual_seed(0))
+    content["state_dict"]["model.detector.box_pred.bias"].fill_(2.0)
     torch.save(content, path)
     return path
 
@@ -172,13 +174,23 @@ def test_the_graph_finds_what_the_model_finds(experiment: str, tmp_path: Path) -
 def test_the_graph_keeps_to_the_limits_of_the_detector(model: B2Inst, monkeypatch: pytest.MonkeyPatch) -> None:
     batch = export_check.batches(model, [photo(200, 150, seed) for seed in range(4)])[1]
     usual = export_check.compare(model, eager(model), batch).instances
-    for name, value in (("pre_nms_topk", 7), ("detections_per_image", 5), ("score_threshold", 0.5),
-                        ("nms_threshold", 0.1), ("threshold_with_quality", False)):  # fmt: skip
-        with monkeypatch.context() as patch:
+    middle = float(eager(model)(batch.pixels, batch.sizes)[1].square().median())
+    for changes in ({"pre_nms_topk": 7}, {"detections_per_image": 5}, {"nms_threshold": 0.1},
+                    {"score_threshold": middle}):  # fmt: skip
+        assert 0 < _limited(model, batch, monkeypatch, changes) < usual
+    # Class scores of the toy are 0 or 1, and with the quality none reaches 0.9.
+    assert _limited(model, batch, monkeypatch, {"score_threshold": 0.9}) == 0
+    assert _limited(model, batch, monkeypatch, {"score_threshold": 0.9, "threshold_with_quality": False}) > 0
+
+
+def _limited(model: B2Inst, batch: ImageBatch, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> int:
+    """How many instances both find with other settings of the detector."""
+    with monkeypatch.context() as patch:
+        for name, value in changes.items():
             patch.setattr(model.model.detector, name, value)
-            case = export_check.compare(model, eager(model), batch)
-            assert case.fits(1e-4) and case.unpaired == 0
-            assert case.instances < usual or name == "threshold_with_quality"
+        case = export_check.compare(model, eager(model), batch)
+    assert case.fits(1e-4) and case.unpaired == 0
+    return case.instances
 
 
 def test_the_graph_lists_image_by_image_best_first(model: B2Inst) -> None:
