@@ -49,6 +49,9 @@ def checkpoint(folder: Path, experiment: str, *overrides: str) -> Path:
     for value in heads.values():
         value.normal_(0.6 if value.ndim == 1 else 0.0, 0.02, generator=torch.Generator().manual_seed(0))
     content["state_dict"]["model.detector.box_pred.bias"].fill_(2.0)
+    if content["hyper_parameters"]["config"]["model"]["backbone"]["preset"] == "msra":
+        # Its pixels are not divided by their deviation; random weights would make mask logits of several hundreds.
+        content["state_dict"]["model.backbone.stages.0.0.weight"] /= 57
     torch.save(content, path)
     return path
 
