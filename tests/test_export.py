@@ -51,7 +51,7 @@ def checkpoint(folder: Path, experiment: str, *overrides: str) -> Path:
     content["state_dict"]["model.detector.box_pred.bias"].fill_(2.0)
     if content["hyper_parameters"]["config"]["model"]["backbone"]["preset"] == "msra":
         # Its pixels are not divided by their deviation; random weights would make mask logits of several hundreds.
-        content["state_dict"]["model.backbone.stages.0.0.weight"] /= 57
+        content["state_dict"]["model.basis.bases.weight"] /= 1000
     torch.save(content, path)
     return path
 
