@@ -130,11 +130,12 @@ class Video:
         return cv2.VideoCapture(str(self.path))
 
 
-def open_source(given: str) -> Source:
+def open_source(given: str, setting: str = "input") -> Source:
     """Find out what a source is.
 
     Args:
         given: path of an image, a folder or a video, or a glob pattern (`**` looks into folders below).
+        setting: what a message calls it.
 
     Returns:
         The source; files of folders and patterns are those with the ending of an image, in the order of their names.
@@ -148,19 +149,21 @@ def open_source(given: str) -> Source:
         found = _images(path.iterdir())
         if not found:
             raise ConfigError(
-                f"input={given}: no image in this folder; images end in {', '.join(IMAGES)}, and those in folders "
-                f"below are found with 'input=\"{given.rstrip('/')}/**/*\"'"
+                f"{setting}={given}: no image in this folder; images end in {', '.join(IMAGES)}, and those in folders "
+                f"below are found with '{setting}=\"{given.rstrip('/')}/**/*\"'"
             )
         return ImageFiles(path.resolve().name, found)
     if path.is_file():
         return Video(path) if path.suffix.lower() in VIDEOS else ImageFiles(path.stem, [path])
     if not glob.has_magic(given):
-        raise ConfigError(f"input={given}: no such file; give an image, a folder, a video or a glob pattern in quotes")
+        raise ConfigError(
+            f"{setting}={given}: no such file; give an image, a folder, a video or a glob pattern in quotes"
+        )
     hits = [Path(hit) for hit in glob.glob(str(path), recursive=True)]
     found = _images(hits)
     if not found:
         what = f"matches {len(hits)} files, none of them an image" if hits else "matches no file"
-        raise ConfigError(f"input={given}: {what}; check the pattern, images end in {', '.join(IMAGES)}")
+        raise ConfigError(f"{setting}={given}: {what}; check the pattern, images end in {', '.join(IMAGES)}")
     return ImageFiles(_fixed_part(path).resolve().name, found)
 
 

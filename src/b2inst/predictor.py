@@ -63,6 +63,8 @@ class B2Inst:
         category_ids: ids of the annotation file by label.
         score_threshold: what `predict` takes if it is given none.
         device: where it runs.
+        augment: `augment.val` of the training, which prepares images.
+        size_divisor: inputs are padded to a multiple of it.
 
     Raises:
         ValueError: the device cannot be used.
@@ -85,9 +87,9 @@ class B2Inst:
         self.category_ids: tuple[int, ...] = tuple(config["category_ids"])
         self.score_threshold = DEFAULT_THRESHOLD if module.best_threshold is None else module.best_threshold
         data = config["data"]
-        self._divisor: int = data["size_divisor"]
+        self.size_divisor: int = data["size_divisor"]
         node = {"_target_": "b2inst.data.augment.Augment", "transforms": data["val_augment"]}
-        self._augment: Augment = build(node, CHECKPOINT_TARGETS)
+        self.augment: Augment = build(node, CHECKPOINT_TARGETS)
 
     @classmethod
     def from_checkpoint(
@@ -170,7 +172,7 @@ class B2Inst:
             raise ValueError(f"score_threshold={threshold}: give a score from 0 to 1")
         if blend_of is not None and blend_of < 0:
             raise ValueError(f"blend_of={blend_of}: give 0 for the best instance, 1 for the next, ..., or None")
-        inputs = [self._prepare(image) for image in images]
+        inputs = [self.prepare(image) for image in images]
         groups: dict[tuple[int, int], list[int]] = {}
         for i, image in enumerate(inputs):
             groups.setdefault(self._canvas(image), []).append(i)
@@ -181,12 +183,22 @@ class B2Inst:
             found.update(zip(members, results, strict=True))
         return [found[i] for i in range(len(images))]
 
-    def _prepare(self, image: NDArray[np.uint8]) -> Tensor:
-        """The image as the validation of the training shows it to the network, (3, H', W') uint8."""
+    def prepare(self, image: NDArray[np.uint8]) -> Tensor:
+        """Show an image as the validation of the training shows it to the network.
+
+        Args:
+            image: (H, W, 3) uint8, RGB.
+
+        Returns:
+            (3, H', W') uint8, RGB, without padding.
+
+        Raises:
+            ValueError: the validation of this training cut or turned images.
+        """
         height, width = image.shape[:2]
         maps = np.zeros((1, height, width), np.uint16)
-        if self._augment.moves_points:
-            seen, _, matrix = self._augment.with_matrix(image, maps, seed=0)
+        if self.augment.moves_points:
+            seen, _, matrix = self.augment.with_matrix(image, maps, seed=0)
             stretch = np.array([[seen.shape[1] / width, 0, 0], [0, seen.shape[0] / height, 0]])
             if not np.allclose(matrix, stretch, atol=1e-3):
                 raise ValueError(
@@ -194,11 +206,11 @@ class B2Inst:
                     "itself; train with transforms that resize in augment.val"
                 )
         else:
-            seen, _ = self._augment(image, maps, seed=0)
+            seen, _ = self.augment(image, maps, seed=0)
         return torch.from_numpy(seen.transpose(2, 0, 1).copy())
 
     def _canvas(self, image: Tensor) -> tuple[int, int]:
-        height, width = (-(-side // self._divisor) * self._divisor for side in image.shape[1:])
+        height, width = (-(-side // self.size_divisor) * self.size_divisor for side in image.shape[1:])
         return height, width
 
     @torch.inference_mode()

@@ -153,13 +153,12 @@ class ScoringHead(nn.Module):
         """
         pooled = self._pool(features, boxes, image_index)
         x = self.convs(torch.cat([pooled, self._mask_input(mask_logits).to(pooled.dtype)], dim=1))
-        rows = torch.arange(len(labels), device=labels.device)
-        return {name: branch(x).float()[rows, labels] for name, branch in self.branches.items()}
+        return {name: branch(x).float().gather(1, labels[:, None])[:, 0] for name, branch in self.branches.items()}
 
     def _pool(self, features: list[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
         """(P, C, S, S) RoI features, each from the level that fits its size."""
         levels = fpn_level(boxes) - 3
-        pooled = features[0].new_zeros(len(boxes), features[0].shape[1], self.roi_size, self.roi_size)
+        pooled = features[0].new_zeros(boxes.shape[0], features[0].shape[1], self.roi_size, self.roi_size)
         for level, (feature, stride) in enumerate(zip(features, self.strides, strict=False)):
             index = (levels == level).nonzero(as_tuple=True)[0]
             rois = with_image_index(boxes[index].to(feature.dtype), image_index[index])

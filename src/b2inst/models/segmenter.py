@@ -261,7 +261,19 @@ class Segmenter(nn.Module):
     @torch.no_grad()
     def find(self, outputs: Outputs, images: ImageBatch) -> Found:
         """What is found in all images; no box is empty."""
-        places = self.detector.select(outputs.detector)
+        places, boxes, masks, scores = self.assess(outputs, images, self.detector.select(outputs.detector))
+        sizes = [(height, width) for height, width in images.sizes.tolist()]
+        return Found(places, boxes, masks, scores, sizes, _best_first(places.image, scores, len(images)))
+
+    def assess(
+        self, outputs: Outputs, images: ImageBatch, places: Locations
+    ) -> tuple[Locations, Tensor, Tensor, Tensor]:
+        """Masks at places that the detector selected, and how good they are.
+
+        Returns:
+            The P places that are left, those with a box inside of their image; its part in the image (P, 4), mask
+            logits (P, R, R) and mask scores (P,).
+        """
         boxes = _clip(places.boxes, images.sizes[places.image])
         inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # places in the padding may find boxes there
         places, boxes = places.take(inside), boxes[inside]
@@ -271,9 +283,7 @@ class Segmenter(nn.Module):
         qualities: dict[str, Tensor] = {}
         if self.scoring.qualities:
             qualities = self.scoring(outputs.features, places.boxes, places.image, masks, places.labels)
-        scores = self.scoring.combine(places.scores, qualities)
-        sizes = [(height, width) for height, width in images.sizes.tolist()]
-        return Found(places, boxes, masks, scores, sizes, _best_first(places.image, scores, len(images)))
+        return places, boxes, masks, self.scoring.combine(places.scores, qualities)
 
 
 def _best_first(image: Tensor, scores: Tensor, count: int) -> list[Tensor]:
