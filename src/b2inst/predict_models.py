@@ -30,7 +30,7 @@ def load_models(config: dict[str, Any], show: Sequence[str]) -> dict[str, B2Inst
     paths = [Path(str(config[key])).expanduser().resolve() for key in keys]
     if len(set(paths)) < len(paths):
         raise ConfigError(f"compare={config['compare']}: is the same file as ckpt; give another checkpoint, or null")
-    models = [_load(key, config) for key in keys]
+    models = [load_model(key, config) for key in keys]
     if len(models) > 1:
         _same_classes(config, *models)
     if "boundary" in show and not any(model.has_boundary for model in models):
@@ -63,7 +63,16 @@ def tell_apart(paths: Sequence[Path]) -> list[str]:
     return ["/".join(part) for part in parts]
 
 
-def _load(key: str, config: dict[str, Any]) -> B2Inst:
+def load_model(key: str, config: dict[str, Any]) -> B2Inst:
+    """Load one checkpoint on the device of the configuration.
+
+    Args:
+        key: of the configuration; its value is the path of the checkpoint.
+        config: plain values, with `device`.
+
+    Raises:
+        ConfigError: there is no such file, it is no checkpoint, or the device cannot be used.
+    """
     try:
         module = LitSegmenter.from_checkpoint(str(config[key]))
     except FileNotFoundError as error:

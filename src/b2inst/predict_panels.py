@@ -51,10 +51,10 @@ def draw_panels(
         elif name == "boundary" and inside.boundary is None:
             panels["no boundary basis"] = torch.full((3, *size), WHITE, dtype=torch.uint8)
         elif name == "boundary":
-            canvas = _canvas(inside, size)
+            canvas = canvas_at(inside, size)
             panels["boundary basis"] = _cut(viz.draw_boundary(inside.boundary.sigmoid(), canvas), size)
         elif name == "bases":
-            panels["bases"] = _cut(viz.draw_bases(inside.bases, _canvas(inside, size), inside.boundary), size)
+            panels["bases"] = _cut(viz.draw_bases(inside.bases, canvas_at(inside, size), inside.boundary), size)
         elif inside.blend is None:
             image = torch.from_numpy(resized(pixels, size)).permute(2, 0, 1)
             panels[f"attention: no instance {instance}"] = image
@@ -101,8 +101,8 @@ def crop_box(pixels: NDArray[np.uint8], box: NDArray[np.float32], side: int) -> 
     return to_uint8(resize(part, (height, width)))
 
 
-def _canvas(inside: Inside, size: tuple[int, int]) -> tuple[int, int]:
-    """Size of the network input with its padding, if the image in it is shown at `size`."""
+def canvas_at(inside: Inside, size: tuple[int, int]) -> tuple[int, int]:
+    """Size (height, width) of the network input with its padding, if the image in it is shown at `size`."""
     height, width = (round(c * s / i) for c, s, i in zip(inside.canvas, size, inside.size, strict=True))
     return height, width
 

@@ -90,6 +90,13 @@ class Prediction:
             mask[:] = _decode(rle)
         return masks
 
+    def masks_at(self, size: tuple[int, int]) -> NDArray[np.bool_]:
+        """Decode all masks at another size (height, width), pixels repeated or left out: (D, height, width) bool."""
+        masks = np.zeros((len(self), *size), bool)
+        for mask, rle in zip(masks, self.masks, strict=True):
+            mask[:] = cv2.resize(_decode(rle).view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        return masks
+
     def polygons(self, tolerance: float = 0.0) -> list[list[NDArray[np.float64]]]:
         """Outline the masks, see `b2inst.ops.polygons`.
 
@@ -171,13 +178,10 @@ class Prediction:
             )
         size = shown_size(self.size, max_side, min_side)
         picture = torch.from_numpy(resized(pixels, size).transpose(2, 0, 1).copy())
-        masks = np.zeros((len(self), *size), bool)
-        for mask, rle in zip(masks, self.masks, strict=True):
-            mask[:] = cv2.resize(_decode(rle).view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
         names = list(dict.fromkeys(self.class_names))
         drawn = viz.draw_instances(
-            picture, torch.from_numpy(masks), torch.tensor([names.index(name) for name in self.class_names]).long(),
-            names, torch.from_numpy(self.scores),
+            picture, torch.from_numpy(self.masks_at(size)),
+            torch.tensor([names.index(name) for name in self.class_names]).long(), names, torch.from_numpy(self.scores),
         )  # fmt: skip
         return Image.fromarray(drawn.permute(1, 2, 0).numpy())
 
