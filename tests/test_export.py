@@ -171,7 +171,7 @@ def test_the_graph_finds_what_the_model_finds(experiment: str, tmp_path: Path) -
     model = B2Inst.from_checkpoint(checkpoint(tmp_path, experiment), "cpu")
     for batch in export_check.batches(model, [photo(90, 120, seed) for seed in range(4)]):
         case = export_check.compare(model, eager(model), batch)
-        assert case.instances > 20 and case.unpaired == 0 and case.fits(1e-4)
+        assert case.instances > 20 and case.unpaired == 0 and case.fits(1e-3)
 
 
 def test_the_graph_keeps_to_the_limits_of_the_detector(model: B2Inst, monkeypatch: pytest.MonkeyPatch) -> None:

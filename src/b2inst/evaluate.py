@@ -14,9 +14,10 @@ from b2inst.callbacks.evaluation import CocoEvaluation
 from b2inst.callbacks.pictures import Pictures
 from b2inst.config import CHECKPOINT_TARGETS, ConfigError, build, plain
 from b2inst.lit import LitSegmenter
+from b2inst.metrics.coco import KINDS
 from b2inst.metrics.results import evaluate_files, save_results
 from b2inst.metrics.scores import Scores
-from b2inst.paths import config_dir
+from b2inst.paths import config_dir, unwritable
 
 
 def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Scores, Path]:
@@ -29,13 +30,14 @@ def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Scores, Path]:
         The scores and the file they were written to; results and pictures lie beside it.
     """
     ckpt = Path(config["ckpt"]).expanduser()
+    output = Path(config["output"] or ckpt.resolve().parent.parent / "evaluation" / "metrics.json")
+    _check_output(output)
     try:
         module = LitSegmenter.from_checkpoint(ckpt)
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"ckpt: {error}") from error
     if config["score_threshold"] is not None:
         module.model.detector.score_threshold = config["score_threshold"]
-    output = Path(config["output"] or ckpt.resolve().parent.parent / "evaluation" / "metrics.json")
     with runtime.job(module.config["seed"], False, False, module.config["training"]["matmul_precision"]):
         data = build(data_config(module.config["data"], config), CHECKPOINT_TARGETS)
         if list(data.category_ids) != module.config["category_ids"]:
@@ -43,7 +45,7 @@ def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Scores, Path]:
                 f"{data.val_annotations}: its category ids {list(data.category_ids)} are not those the checkpoint was "
                 f"trained with, {module.config['category_ids']}; evaluate on data with the same classes"
             )
-        evaluation = CocoEvaluation(config["kinds"], config["dilation_ratio"])
+        evaluation = CocoEvaluation(config["kinds"] or KINDS, config["dilation_ratio"])
         pictures = Pictures(str(output.parent / "pictures"), config["pictures"])
         trainer = pl.Trainer(
             accelerator=config["accelerator"], devices=1, logger=False, callbacks=[evaluation, pictures],
@@ -76,18 +78,22 @@ def main(cfg: DictConfig) -> None:
 
 
 def evaluate(config: dict[str, Any]) -> None:
-    """Evaluate what the configuration names, and print the tables."""
-    if (config["ckpt"] is None) == (config["predictions"] is None):
-        raise ConfigError("give either ckpt=FILE, or predictions=FILE and annotations=FILE")
+    """Evaluate what the configuration names, and print the tables.
+
+    Raises:
+        ConfigError: something is missing or cannot work.
+        DataError: the data set cannot be used.
+    """
+    _check(config)
     if config["ckpt"] is not None:
         scores, output = evaluate_checkpoint(config)
-    elif config["annotations"] is None:
-        raise ConfigError("predictions=FILE needs annotations=FILE, the COCO annotations to score against")
     else:
         output = config["output"] and Path(config["output"])
+        if output:
+            _check_output(output)
         try:
             scores = evaluate_files(
-                config["predictions"], config["annotations"], output, dilation_ratio=config["dilation_ratio"]
+                config["predictions"], config["annotations"], output, config["kinds"], config["dilation_ratio"]
             )
         except (FileNotFoundError, ValueError) as error:
             raise ConfigError(str(error)) from error
@@ -96,6 +102,25 @@ def evaluate(config: dict[str, Any]) -> None:
         print(scores.class_table())
     if output:
         print(f"  {output}", flush=True)
+
+
+def _check(config: dict[str, Any]) -> None:
+    """Look at all values that need no file."""
+    if (config["ckpt"] is None) == (config["predictions"] is None):
+        raise ConfigError("give either ckpt=FILE, or predictions=FILE and annotations=FILE")
+    if config["ckpt"] is None and config["annotations"] is None:
+        raise ConfigError("predictions=FILE needs annotations=FILE, the COCO annotations to score against")
+    kinds, ratio = config["kinds"], config["dilation_ratio"]
+    if kinds is not None and (not isinstance(kinds, list) or not kinds or set(map(str, kinds)) - {*KINDS}):
+        raise ConfigError(f"kinds={kinds}: give a list like 'kinds=[box,mask]' of {', '.join(KINDS)}, or null for all")
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1:
+        raise ConfigError(f"dilation_ratio={ratio}: give a share of the image diagonal, between 0 and 1")
+
+
+def _check_output(output: Path) -> None:
+    reason = unwritable(output)
+    if reason:
+        raise ConfigError(f"output={output}: {reason}; give the name of a file, like output=metrics.json")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Where the configuration tree is."""
+"""Where the configuration tree is, and whether a file can be written."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 # Marks a folder as ours; an empty folder left behind by an older install is passed over.
@@ -30,3 +31,24 @@ def config_dir() -> Path:
         f"no {_MARKER} in {installed} (an installed b2inst) nor in {checkout} (a checkout); "
         "install b2inst again or run from a complete checkout"
     )
+
+
+def unwritable(path: Path) -> str | None:
+    """Why a file cannot be written, to be asked before hours of work end in that error.
+
+    Args:
+        path: of the file; it and folders on the way may be missing.
+
+    Returns:
+        The reason, or None if nothing stands against it.
+    """
+    if path.is_dir():
+        return "is a folder, where a file is to be written"
+    there = next(folder for folder in path.absolute().parents if folder.exists())
+    if not there.is_dir():
+        return f"{there} is no folder"
+    try:
+        with tempfile.TemporaryFile(dir=there):  # what the permissions say is not all: file systems may be read-only
+            return None
+    except OSError as error:
+        return f"nothing can be written in {there} ({error.strerror})"

@@ -151,3 +151,11 @@ def test_memory_is_that_of_the_codes():
         tracemalloc.stop()
     assert len(codes) == 100 and coco_mask.area(codes[0]) > height * width / 4
     assert peak < 10e6 < height * width
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_boxes_that_are_not_finite_are_refused(value):
+    boxes = torch.tensor([[1.0, 1.0, 5.0, 5.0], [1.0, 1.0, value, 5.0]])
+    with pytest.raises(ValueError, match=r"boxes\[1\] is \[1.0, 1.0, (nan|inf), 5.0\]"):
+        next(masks_to_rle(torch.ones(2, 4, 4), boxes, HEIGHT, WIDTH))

@@ -96,7 +96,7 @@ class GroundTruth(COCO):
         if not annotation.get("segmentation"):
             raise ValueError(
                 f"{name} has no segmentation, so mask and boundary AP cannot be computed; add one, "
-                'or evaluate boxes only with kinds=("box",)'
+                "or evaluate boxes only with kinds=[box]"
             )
         height, width = self.image_size(annotation["image_id"])
         try:
@@ -164,7 +164,8 @@ def read_json(path: str | Path, what: str) -> Any:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{what} {path} does not exist; check the path")
+        reason = "is no file" if path.exists() else "does not exist"
+        raise FileNotFoundError(f"{what} {path} {reason}; check the path")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

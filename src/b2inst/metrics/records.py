@@ -39,8 +39,7 @@ def check_record(record: Any, truth: GroundTruth, need_mask: bool = False) -> No
         raise ValueError("has neither 'bbox' nor 'segmentation'; add at least one of them")
     if need_mask and not has_mask:
         raise ValueError(
-            "has no 'segmentation', which mask and boundary AP need; add it, or evaluate boxes only "
-            'with kinds=("box",)'
+            "has no 'segmentation', which mask and boundary AP need; add it, or evaluate boxes only with kinds=[box]"
         )
     if has_box:
         _check_box(record["bbox"])

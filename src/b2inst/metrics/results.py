@@ -105,6 +105,8 @@ def evaluate_files(
     records = load_results(predictions, truth)
     if kinds is None:
         kinds = _kinds_of(records, predictions)
+        if "mask" not in kinds:
+            log.warning("%s has boxes without masks, so that boxes alone are scored", predictions)
     evaluator = CocoEvaluator(truth, kinds, dilation_ratio, max_detections, detection_area, backend)
     try:
         evaluator.update(truth.getImgIds(), records)
@@ -125,7 +127,7 @@ def _kinds_of(records: Sequence[Mapping[str, Any]], path: str | Path) -> tuple[s
     if any(has_mask):
         raise ValueError(
             f"results file {path}: record {has_mask.index(False)} has no segmentation, but record "
-            f'{has_mask.index(True)} has one; give all of them masks, or evaluate boxes only with kinds=("box",)'
+            f"{has_mask.index(True)} has one; give all of them masks, or evaluate boxes only with kinds=[box]"
         )
     return ("box",)
 

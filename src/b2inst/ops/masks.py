@@ -65,8 +65,14 @@ def masks_to_rle(
 
     Yields:
         COCO's RLE, `{"size": [height, width], "counts": str}`; the same as encoding `paste_masks(...) >= threshold`.
+
+    Raises:
+        ValueError: a coordinate of a box is not finite.
     """
     probs, boxes = probs.detach().float().cpu(), boxes.detach().float().cpu().numpy()
+    if not np.isfinite(boxes).all():
+        index = int(np.flatnonzero(~np.isfinite(boxes).all(axis=1))[0])
+        raise ValueError(f"boxes[{index}] is {boxes[index].tolist()}; give finite numbers: does the model diverge?")
     # A pixel outside of the box by more than one cell of the mask gets 0; one pixel more guards the rounding.
     margin = (boxes[:, 2:] - boxes[:, :2]) / np.float32(probs.shape[-1]) + 1
     low = np.floor(boxes[:, :2] - margin).clip(0, (width, height)).astype(np.int64).tolist()
