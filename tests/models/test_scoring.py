@@ -139,6 +139,8 @@ def test_parameters():
     assert paper == convs + 2 * branch == 30_320_288
     light = count(ScoringHead(256, 80, STRIDES, branch="gap"))
     assert light == convs + 2 * (256 * 80 + 80) == 2_406_048
+    least = count(ScoringHead(256, 80, STRIDES, branch="gap", reduced=64))
+    assert light - least == 192 * 256 * 9 - (256 * 64 + 64)
     assert paper - count(ScoringHead(256, 80, STRIDES, mode="iou")) == branch
     assert paper - count(ScoringHead(256, 80, STRIDES, boundary_input=False)) == 256 * 9
 
@@ -165,6 +167,14 @@ def test_features_come_from_the_image_of_the_box():
     maps[0][1] += 10
     pooled = head()._pool(maps, BOXES[[0, 0]], torch.tensor([0, 1]))
     assert [p.mean().item() for p in pooled] == [3, 13]
+
+
+def test_channels_may_be_reduced_before_the_pooling_or_after_it():
+    maps = [torch.randn(f.shape, generator=torch.Generator().manual_seed(i)) for i, f in enumerate(features())]
+    scoring, image = head(reduced=2), torch.tensor([0, 1, 1])
+    pooled = scoring._pool(maps, BOXES, image)
+    assert pooled.shape == (3, 2, 8, 8)
+    torch.testing.assert_close(pooled, scoring.reduce(head()._pool(maps, BOXES, image)))
 
 
 def test_masks_and_boundaries_are_pooled_to_the_size_of_the_features():

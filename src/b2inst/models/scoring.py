@@ -80,6 +80,7 @@ class ScoringHead(nn.Module):
             pooling and one linear layer (light).
         channels: of the four convolutions.
         fc_channels: of the linear layers of `fc`.
+        reduced: channels that a 1x1 convolution leaves of the FPN before it is pooled; None pools all of them.
         roi_size: side of the pooled features; half of it after the last convolution.
         boundary_input: whether the boundary of the predicted mask is an input channel.
         boundary_band: of the target: `inner` contour, `both` sides, or `dilate_<k>`.
@@ -106,6 +107,7 @@ class ScoringHead(nn.Module):
         branch: str = "fc",
         channels: int = 256,
         fc_channels: int = 1024,
+        reduced: int | None = None,
         roi_size: int = 14,
         boundary_input: bool = True,
         boundary_band: str = "inner",
@@ -132,7 +134,8 @@ class ScoringHead(nn.Module):
         self.boxes = boxes
         self.max_positives = max_positives
         self.clamp = clamp
-        self.convs = _convs(in_channels + 1 + boundary_input, channels)
+        self.reduce = nn.Identity() if reduced is None else nn.Conv2d(in_channels, reduced, 1)
+        self.convs = _convs((reduced or in_channels) + 1 + boundary_input, channels)
         self.branches = nn.ModuleDict(
             {name: _branch(branch, channels, roi_size // 2, fc_channels, num_classes) for name in self.qualities}
         )
@@ -157,6 +160,7 @@ class ScoringHead(nn.Module):
 
     def _pool(self, features: list[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
         """(P, C, S, S) RoI features, each from the level that fits its size."""
+        features = [self.reduce(feature) for feature in features[: len(self.strides)]]
         levels = fpn_level(boxes) - 3
         pooled = features[0].new_zeros(boxes.shape[0], features[0].shape[1], self.roi_size, self.roi_size)
         for level, (feature, stride) in enumerate(zip(features, self.strides, strict=False)):
