@@ -1,10 +1,11 @@
 # Set on the command line, for instance `make demo DEMO_ARGS="seed=1"`:
 PYTHON ?= python3
-# Added to `pip install`, `python -m b2inst.train`, `pytest` and `benchmarks/run.py`:
+# Added to `pip install`, `python -m b2inst.train`, `pytest`, `benchmarks/run.py` and `scripts/gpu_check.py`:
 PIP_ARGS ?=
 DEMO_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
+GPU_ARGS ?=
 # Inputs of each fuzz test of `make soak`:
 SOAK ?= 2000
 # More threads than cores make small convolutions slower, not faster.
@@ -17,10 +18,10 @@ DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test soak bench lint format wheel clean
+.PHONY: help setup demo test soak gpu-check bench lint format wheel clean
 
 help: ## show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP) ## make .venv and install b2inst with all it needs (PYTHON=python3.12, PIP_ARGS=...)
 
@@ -33,6 +34,9 @@ test: $(STAMP) ## run the tests (TEST_ARGS=...)
 
 soak: $(STAMP) ## feed thousands of bad inputs; figures go to docs/reliability.md (SOAK=2000 TEST_ARGS=...)
 	OMP_NUM_THREADS=$(OMP_NUM_THREADS) B2INST_SOAK=$(SOAK) $(BIN)/python -m pytest -q -s -m soak $(TEST_ARGS)
+
+gpu-check: $(STAMP) ## test and time on a CUDA device; figures go to docs/performance.md (GPU_ARGS="rounds=5")
+	@$(BIN)/python scripts/gpu_check.py $(GPU_ARGS)
 
 bench: $(STAMP) ## time evaluator, masks and data against their peers (BENCH_ARGS="evaluator")
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test,bench]'

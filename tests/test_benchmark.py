@@ -67,6 +67,18 @@ def test_stages_are_told_apart() -> None:
     assert stages["first"] >= 0.02 and stages["second"] >= 0.04 and stages["rest"] >= 0.05 and stages["finish"] >= 0.08
 
 
+def test_a_stage_inside_of_another_counts_once() -> None:
+    subject = Waiting(20, 40, 0, 0)
+    inner, outer = subject.stages["first"], nn.Sequential(nn.Identity())
+    outer.forward = lambda: (time.sleep(0.1), inner())
+    subject.stages = {"first": inner, "outer": outer}
+    subject.network = lambda: outer() and "found"
+    stages = timing.time_stages(subject, 2, "cpu")
+    whole = sum(stages.values())
+    assert stages["first"] >= 0.02 and stages["outer"] >= 0.1
+    assert stages["outer"] + stages["first"] <= whole and stages["rest"] < stages["outer"]
+
+
 def test_warm_up_is_not_counted() -> None:
     rounds = []
     seconds, counts = timing.run_in_turn([Waiting(1, 1, 1, 1)] * 2, 3, 2, "cpu", lambda: rounds.append(1))
@@ -125,6 +137,8 @@ def test_the_command_measures_and_writes(tmp_path: Path, mode: str) -> None:
     assert ours["ratio"] == wanted
     assert (ours["detections"], ours["flops"] is None) == ((5, False) if mode == "inference" else (0, True))
     assert set(ours["stages"]) >= {"backbone", "fpn", "detector", "basis", "assembly", "scoring", "rest", "finish"}
+    if mode == "train":
+        assert ours["stages"]["boundary target"] > 0 and ours["stages"]["losses"] > 0
     assert "b2inst_light" in done.stdout and "| b2inst_light |" in (tmp_path / "benchmark.md").read_text()
 
 

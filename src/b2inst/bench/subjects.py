@@ -57,6 +57,17 @@ def _stages(model: Segmenter) -> dict[str, nn.Module]:
     }  # fmt: skip
 
 
+class _Stage(nn.Module):
+    """A function as a stage that can be timed."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.function(*arguments)
+
+
 class OurDetection:
     """A segmenter from uint8 pixels to RLEs, as `B2Inst` runs it.
 
@@ -147,8 +158,8 @@ class OurTraining:
         if switches.compile:
             self.model.compile_parts()
         self.batch = labelled(setting)
-        self.target = BoundaryTarget()
-        self.stages = _stages(self.model)
+        self.target, self.losses = _Stage(BoundaryTarget()), _Stage(self.model.losses)
+        self.stages = {"boundary target": self.target, **_stages(self.model), "losses": self.losses}
         self.optimizer = optimizer(self.model, setting.batch_size)
         self.autocast = partial(switches.autocast, torch.device(setting.device))
 
@@ -156,7 +167,7 @@ class OurTraining:
         """Boundary target, forward pass, losses."""
         batch = self.target(self.batch)
         with self.autocast():
-            losses, _ = self.model.losses(self.model(batch.images), batch)
+            losses, _ = self.losses(self.model(batch.images), batch)
         return self.model.total_loss(losses)
 
     def finish(self, loss: Tensor) -> int:

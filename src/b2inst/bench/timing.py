@@ -61,18 +61,25 @@ def run_in_turn(
 
 
 def time_stages(subject: Subject, rounds: int, device: str) -> dict[str, float]:
-    """Median seconds of each stage; `rest` is what runs in none of them, `finish` what comes after the network."""
-    spent: dict[str, float] = {}
-    started: dict[nn.Module, float] = {}
+    """Median seconds of each stage, without the stages inside of it.
 
-    def before(module: nn.Module, _: object) -> None:
+    `rest` is what runs in none of them, `finish` what comes after the network.
+    """
+    spent: dict[str, float] = {}
+    running: list[list[float]] = []  # of each stage that runs now, its start and the seconds of stages inside
+
+    def before(_: nn.Module, __: object) -> None:
         synchronize(device)
-        started[module] = time.perf_counter()
+        running.append([time.perf_counter(), 0.0])
 
     def after(name: str) -> Callable[[nn.Module, object, object], None]:
-        def stop(module: nn.Module, _: object, __: object) -> None:
+        def stop(_: nn.Module, __: object, ___: object) -> None:
             synchronize(device)
-            spent[name] = spent.get(name, 0.0) + time.perf_counter() - started[module]
+            start, inside = running.pop()
+            seconds = time.perf_counter() - start
+            spent[name] = spent.get(name, 0.0) + seconds - inside
+            if running:
+                running[-1][1] += seconds
 
         return stop
 
