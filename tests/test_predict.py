@@ -18,6 +18,7 @@ from b2inst import predict_panels
 from b2inst.config import ConfigError, plain
 from b2inst.data.errors import DataError
 from b2inst.metrics.results import load_results
+from b2inst.models.inference import Switches
 from b2inst.models.segmenter import Segmenter
 from b2inst.paths import config_dir
 from b2inst.predict_models import tell_apart
@@ -242,6 +243,15 @@ def test_models_with_other_classes_are_not_compared(ckpt: Path, folder: Path, tm
     assert not (tmp_path / "out").exists()
 
 
+def test_switches_reach_both_models(
+    ckpt: Path, plain_ckpt: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Switches] = []
+    monkeypatch.setattr(Switches, "prepare", lambda self, model: made.append(self) or model)
+    predict(ckpt, folder / "a.jpg", tmp_path / "out", compare=str(plain_ckpt), precision="bf16", compile=True)
+    assert made == [Switches(precision="bf16", compile=True)] * 2
+
+
 def test_names_of_checkpoints() -> None:
     for one, other, names in (
         ("/runs/e/checkpoints/best.ckpt", "/runs/a/checkpoints/best.ckpt", ["e", "a"]),
@@ -297,6 +307,8 @@ def test_sources_are_never_overwritten(ckpt: Path, folder: Path) -> None:
         ({"instance": None}, "instance=None: give a whole number"),
         ({"compare": "none.ckpt"}, "compare=none.ckpt: no such file; give"),
         ({"device": "gpu"}, "device=gpu: cannot be used"),
+        ({"precision": 16}, "precision=16: give one of 32, bf16"),
+        ({"compile": "no"}, "compile=no: give true or false"),
     ],
 )
 def test_what_cannot_work_is_said_in_one_line(

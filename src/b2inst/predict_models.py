@@ -8,6 +8,7 @@ from typing import Any
 
 from b2inst.config import ConfigError
 from b2inst.lit import LitSegmenter
+from b2inst.models.inference import Switches
 from b2inst.predictor import B2Inst
 
 _REMEDY = "give a file that b2inst.train or b2inst.interop.convert wrote"
@@ -30,7 +31,13 @@ def load_models(config: dict[str, Any], show: Sequence[str]) -> dict[str, B2Inst
     paths = [Path(str(config[key])).expanduser().resolve() for key in keys]
     if len(set(paths)) < len(paths):
         raise ConfigError(f"compare={config['compare']}: is the same file as ckpt; give another checkpoint, or null")
-    models = [load_model(key, config) for key in keys]
+    if not isinstance(config["compile"], bool):
+        raise ConfigError(f"compile={config['compile']}: give true or false")
+    try:
+        switches = Switches(precision=config["precision"], compile=config["compile"])
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    models = [load_model(key, config, switches) for key in keys]
     if len(models) > 1:
         _same_classes(config, *models)
     if "boundary" in show and not any(model.has_boundary for model in models):
@@ -63,12 +70,13 @@ def tell_apart(paths: Sequence[Path]) -> list[str]:
     return ["/".join(part) for part in parts]
 
 
-def load_model(key: str, config: dict[str, Any]) -> B2Inst:
+def load_model(key: str, config: dict[str, Any], switches: Switches | None = None) -> B2Inst:
     """Load one checkpoint on the device of the configuration.
 
     Args:
         key: of the configuration; its value is the path of the checkpoint.
         config: plain values, with `device`.
+        switches: what makes it faster.
 
     Raises:
         ConfigError: there is no such file, it is no checkpoint, or the device cannot be used.
@@ -80,7 +88,7 @@ def load_model(key: str, config: dict[str, Any]) -> B2Inst:
     except ValueError as error:
         raise ConfigError(f"{key}: {str(error).splitlines()[0]}; {_REMEDY}") from error
     try:
-        return B2Inst(module, config["device"])
+        return B2Inst(module, config["device"], switches)
     except ValueError as error:  # the device, or a validation transform that is refused
         raise ConfigError(str(error)) from error
 
