@@ -6,7 +6,7 @@
 
 An interrupted download goes on where it stopped, a finished part is not fetched again. Every archive is compared
 with a pinned MD5 before it is unpacked, since the official server speaks plain HTTP, and zip's own checksums are
-compared while it is unpacked. Only the standard library is needed.
+compared while it is unpacked. Later calls compare the sizes of the files. Only the standard library is needed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ import stat
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 BASE_URL = "http://images.cocodataset.org"
@@ -84,6 +85,27 @@ class _Interrupted(Exception):
 # ------------------------------------------------------------------------------------------------------- download
 
 
+def check_url(url: str) -> None:
+    """Refuse an address that nothing can be fetched from, before anything is tried.
+
+    Raises:
+        DownloadError: it is no address of a web server.
+    """
+    try:
+        parts = urllib.parse.urlsplit(url)
+        # an empty host, a port that is no number and a host with empty parts are errors, too
+        sound = (
+            parts.scheme in ("http", "https") and parts.hostname and (parts.port or 1) and parts.netloc.encode("idna")
+        )
+    except ValueError:
+        sound = False
+    if not sound or not url.isascii() or any(character <= " " or character == "\x7f" for character in url):
+        raise DownloadError(
+            f"--base-url {url!r}: is no address of a web server; give one like {BASE_URL} or https://host/folder, "
+            "with other characters as %XX"
+        )
+
+
 def fetch(url: str, target: Path, size: int, tries: int = 5, pause: float = 2.0) -> None:
     """Download a file; what an earlier try left in `target.part` is not fetched again.
 
@@ -136,6 +158,8 @@ def _fetch_rest(url: str, part: Path, size: int) -> None:
                 _copy(response, file, Progress(part.name.removesuffix(".part"), size, have))
     except urllib.error.HTTPError as error:
         _explain_status(url, error)
+    except http.client.InvalidURL as error:
+        raise DownloadError(f"{url}: cannot be asked for ({error}); check --base-url") from error
     except (urllib.error.URLError, ConnectionError, TimeoutError, http.client.HTTPException) as error:
         raise _Interrupted(f"the connection failed ({getattr(error, 'reason', error)!r})") from error
     except OSError as error:
@@ -227,26 +251,27 @@ def check_archive(path: Path, part: Part) -> None:
 # ----------------------------------------------------------------------------------------------------- unpacking
 
 
-def unpack(archive: Path, root: Path, folder: str, overwrite: bool = False) -> int:
+def unpack(archive: Path, root: Path, folder: str, overwrite: bool = False) -> dict[str, int]:
     """Unpack an archive; every name is checked before the first file is written.
 
     Args:
         archive: a zip file.
         root: where its files go.
         folder: the one folder below the root that they may go to.
-        overwrite: replace files that are there with other content.
+        overwrite: replace files that are there with other content; those that are merely cut off are replaced anyway.
 
     Returns:
-        number of files.
+        size in bytes of each file, by its name in the archive.
 
     Raises:
         DownloadError: the archive is damaged, a name leaves the folder, or another file is in the way.
     """
     try:
         with zipfile.ZipFile(archive) as file:
-            members = [member for member in file.infolist() if not member.is_dir()]
             for member in file.infolist():
-                check_member(member, root, folder)
+                check_member(archive, member, root, folder)
+            check_names(archive, file.infolist())
+            members = [member for member in file.infolist() if not member.is_dir()]
             progress = Progress(f"unpacking {archive.name}", sum(member.file_size for member in members))
             for member in members:
                 _extract(file, member, root, overwrite)
@@ -254,10 +279,10 @@ def unpack(archive: Path, root: Path, folder: str, overwrite: bool = False) -> i
             progress.end()
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
         raise DownloadError(f"{archive}: is no sound zip archive ({error}); remove it and start again") from error
-    return len(members)
+    return {member.filename: member.file_size for member in members}
 
 
-def check_member(member: zipfile.ZipInfo, root: Path, folder: str) -> None:
+def check_member(archive: Path, member: zipfile.ZipInfo, root: Path, folder: str) -> None:
     """Refuse a member of an archive that is no plain file or folder inside of `root/folder`."""
     name = getattr(member, "orig_filename", member.filename)
     path = PureWindowsPath(name)  # splits at both kinds of slash and knows drives
@@ -272,34 +297,64 @@ def check_member(member: zipfile.ZipInfo, root: Path, folder: str) -> None:
     elif not (root / name).resolve().is_relative_to(root.resolve() / folder):  # a link on this disk
         reason = f"leaves {root / folder} through a link"
     if reason:
-        raise DownloadError(
-            f"{member.filename!r} of the archive {reason}; nothing was unpacked: do not use this archive"
-        )
+        raise _malicious(archive, member, reason)
+
+
+def check_names(archive: Path, members: Iterable[zipfile.ZipInfo]) -> None:
+    """Refuse an archive in which two members would be the same file, or one a file and a folder."""
+    files: set[PurePosixPath] = set()
+    folders: set[PurePosixPath] = set()
+    for member in members:
+        path = PurePosixPath(member.filename)
+        folders.update([path] if member.is_dir() else [], path.parents)
+        if not member.is_dir():
+            if path in files:
+                raise _malicious(archive, member, "is there twice")
+            files.add(path)
+    for member in members:
+        if not member.is_dir() and PurePosixPath(member.filename) in folders:
+            raise _malicious(archive, member, "is a file, and a folder of other members")
+
+
+def _malicious(archive: Path, member: zipfile.ZipInfo, reason: str) -> DownloadError:
+    remedy = "nothing was unpacked: do not use this archive"
+    return DownloadError(f"{archive}: the member {member.filename!r} {reason}; {remedy}")
 
 
 def _extract(archive: zipfile.ZipFile, member: zipfile.ZipInfo, root: Path, overwrite: bool) -> None:
     """Write one file, so that it is there whole or not at all; one with the same content is left alone."""
     target = root / member.filename
     if target.exists() and not overwrite:
-        if target.is_file() and target.stat().st_size == member.file_size and _crc(target) == member.CRC:
+        same = target.is_file() and _begins_with(archive, member, target)
+        if same and target.stat().st_size == member.file_size:
             return
-        raise DownloadError(f"{target}: is there with other content; move it away, or give --overwrite")
-    target.parent.mkdir(parents=True, exist_ok=True)
+        if not same:
+            raise DownloadError(f"{target}: is there with other content; move it away, or give --overwrite")
     part = target.with_name(f".{target.name}.part")
     try:
-        with archive.open(member) as source, part.open("wb") as file:
-            shutil.copyfileobj(source, file, CHUNK)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with archive.open(member) as source, part.open("wb") as file:
+                shutil.copyfileobj(source, file, CHUNK)
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        raise DownloadError(
+            f"{archive.filename}: the member {member.filename!r} cannot be unpacked to {target} ({error.strerror}); "
+            "free the disk, move away what is in the way, or give another --root"
+        ) from error
 
 
-def _crc(path: Path) -> int:
-    value = 0
-    with path.open("rb") as file:
+def _begins_with(archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> bool:
+    """Whether a file has the content of a member, or the first bytes of it."""
+    if path.stat().st_size > member.file_size:
+        return False
+    with archive.open(member) as source, path.open("rb") as file:
         while data := file.read(CHUNK):
-            value = zlib.crc32(data, value)
-    return value
+            if source.read(len(data)) != data:
+                return False
+    return True
 
 
 # ---------------------------------------------------------------------------------------------------------- parts
@@ -310,20 +365,42 @@ def marker(root: Path, name: str) -> Path:
     return root / f".{name}.complete.json"
 
 
+def mark_complete(root: Path, name: str, part: Part, files: dict[str, int]) -> None:
+    """Write down that a part is complete, with the sizes of its files in bytes."""
+    path = marker(root, name)
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(json.dumps({"md5": part.md5, "files": files}) + "\n")
+    beside.replace(path)
+
+
 def is_complete(root: Path, name: str, part: Part) -> bool:
-    """Whether a part was unpacked before, and still has as many files."""
+    """Whether a part was unpacked before, and all its files still have their sizes; says which have not."""
     try:
         content = json.loads(marker(root, name).read_text())
-        files = sum(not entry.name.startswith(".") for entry in os.scandir(root / part.folder))
-        return content["md5"] == part.md5 and files >= content["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        if content["md5"] != part.md5:
+            return False
+        files = content["files"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+    changed = [file for file, size in files if _size(root / file) != size]
+    if changed:
+        first = ", ".join(changed[:3]) + (", ..." if len(changed) > 3 else "")
+        print(f"{name}: {len(changed):,} of {len(files):,} files are missing or of another size: {first}")
+    return not changed
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
 
 
 def check_disk(root: Path, parts: Iterable[Part], keep: bool) -> None:
     """Refuse to begin where the parts do not fit on the disk.
 
-    Archives are removed one by one, unless they are kept, so only the largest counts beside all the files.
+    Archives are removed one by one, unless they are kept, so only the largest counts beside all the files. Files that
+    are there already need no room.
 
     Raises:
         DownloadError: too little is free.
@@ -333,7 +410,7 @@ def check_disk(root: Path, parts: Iterable[Part], keep: bool) -> None:
     for part in parts:
         archive = root / part.archive
         rests.append(max(0, part.size - _length(archive) - _length(archive.with_name(archive.name + ".part"))))
-        unpacked += part.unpacked
+        unpacked += max(0, part.unpacked - _present(root / part.folder))
     needed = unpacked + (sum(rests) if keep else max(rests, default=0)) + RESERVE
     free = shutil.disk_usage(root).free
     if free < needed:
@@ -341,6 +418,14 @@ def check_disk(root: Path, parts: Iterable[Part], keep: bool) -> None:
             f"{root}: {free / 1e9:.1f} GB are free, {needed / 1e9:.1f} GB are needed; free some, give another --root, "
             "or fetch fewer --parts"
         )
+
+
+def _present(folder: Path) -> int:
+    """Bytes of the files in a folder."""
+    try:
+        return sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
+    except OSError:
+        return 0
 
 
 def download(
@@ -364,6 +449,7 @@ def download(
     Raises:
         DownloadError: something went wrong; the message says what to do.
     """
+    check_url(base_url)
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -380,10 +466,10 @@ def download(
             fetch(f"{base_url.rstrip('/')}/{part.path}", archive, part.size)
         check_archive(archive, part)
         files = unpack(archive, root, part.folder, overwrite)
-        marker(root, name).write_text(json.dumps({"md5": part.md5, "files": files}) + "\n")
+        mark_complete(root, name, part, files)
         if not keep:
             archive.unlink()
-        print(f"{name}: {files:,} files in {root / part.folder}")
+        print(f"{name}: {len(files):,} files in {root / part.folder}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

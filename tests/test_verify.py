@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +147,43 @@ def test_the_exit_code_says_whether_there_are_errors(root: Path, tmp_path: Path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "damaged image file" in done.stdout and "1 error," in done.stdout
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o", "outputs", "set"]
+
+
+SLOW = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start tests with it ignored
+from b2inst import verify
+from b2inst.data import scan_images
+def read(path, size):
+    print("begun", flush=True)
+    time.sleep(1)
+scan_images.read_image = read
+verify.main()
+"""
+
+
+def test_ctrl_c_ends_with_words(root: Path, tmp_path: Path) -> None:
+    arguments = ["data=custom", f"data.root={root}", "threads=2"]
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *arguments], cwd=tmp_path, env=env,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert child.stdout.readline() == "begun\n"
+    child.send_signal(signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "Traceback" not in err and err.endswith("stopped\n")
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_categories_of_a_large_list_are_one_row(root: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        path = root / f"annotations/instances_{split}.json"
+        content = json.loads(path.read_text())
+        content["categories"] += [{"id": 100 + n, "name": f"never {n}"} for n in range(77)]
+        path.write_text(json.dumps(content))
+    report = verify(_config(root, tmp_path / "out"))
+    assert report.kinds() == ["unused category"] and report.total("warning") == 2
+    rows = [line for line in _text(report).splitlines() if "never" in line]
+    assert "unused category" in rows[0] and "77 of 80 have no annotation" in " ".join(rows) and len(rows) <= 4

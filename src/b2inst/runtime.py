@@ -23,7 +23,9 @@ RANK_VARIABLES = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTE
 
 @contextmanager
 def told_in_words(data_error: int = 1) -> Iterator[None]:
-    """End the program with the message alone where the user can mend what is wrong; `HYDRA_FULL_ERROR=1` tells all.
+    """End the program with the message alone where the user can mend what is wrong, or has pressed Ctrl-C (code 130).
+
+    `HYDRA_FULL_ERROR=1` tells all.
 
     Args:
         data_error: exit code where it is the data; else it is 1.
@@ -35,6 +37,11 @@ def told_in_words(data_error: int = 1) -> Iterator[None]:
             raise
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(data_error if isinstance(error, DataError) else 1) from error
+    except KeyboardInterrupt as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        print("\nstopped", file=sys.stderr)
+        raise SystemExit(130) from error
 
 
 @contextmanager

@@ -15,12 +15,12 @@ import hydra
 from omegaconf import DictConfig
 from rich.progress import track
 
-from b2inst import viz
+from b2inst import runtime, viz
 from b2inst.config import build, plain
 from b2inst.data.datamodule import B2InstDataModule, SplitName
 from b2inst.data.errors import DataError
 from b2inst.data.problems import Problem, from_error
-from b2inst.data.scan import Scan, category_problems, missing_files, scan_annotations, unrecorded_files
+from b2inst.data.scan import Scan, category_problems, missing_problems, scan_annotations, unrecorded_files
 from b2inst.data.scan_images import scan_images
 from b2inst.paths import config_dir
 from b2inst.verify_report import Report, SplitReport
@@ -82,13 +82,11 @@ def _folder(data: B2InstDataModule, split: SplitName, part: SplitReport) -> bool
 
 def _files(scan: Scan, split: SplitName, part: SplitReport, config: dict[str, Any]) -> None:
     """Look for the image files of a split, open them, and look at its masks."""
-    missing = set(missing_files(part.images, [image.file_name for image in scan.images]))
-    for image in scan.images:
-        part.paths.add(os.path.normpath(part.images / image.file_name))
-        if image.file_name in missing:
-            remedy = "fetch it, or remove its record"
-            path = str(part.images / image.file_name)
-            part.tally.add(Problem("missing image file", path, "does not exist", remedy, image.id))
+    part.paths.update(os.path.normpath(part.images / image.file_name) for image in scan.images)
+    absent = {problem.image_id: problem for problem in missing_problems(part.images, scan.images)}
+    for problem in absent.values():
+        part.tally.add(problem)
+    missing = {image.file_name for image in scan.images if image.id in absent}
     threads = config["threads"] or os.cpu_count() or 1
     found = scan_images(scan, part.images, missing, threads, config["decode"])
     for problems in track(found, f"{split:5s}", len(scan.images), disable=not config["progress"]):
@@ -128,7 +126,8 @@ def _across(report: Report) -> None:
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="verify")
 def main(cfg: DictConfig) -> None:
     """Command line entry; the exit code is 1 if there are errors."""
-    report = verify(plain(cfg))
+    with runtime.told_in_words():
+        report = verify(plain(cfg))
     report.show()
     if report.total("error"):
         sys.exit(1)

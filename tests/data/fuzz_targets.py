@@ -23,11 +23,13 @@ from b2inst.data.problems import Problem, severity
 from b2inst.data.rle import runs
 from b2inst.data.scan import extent, missing_files, scan_annotations, unrecorded_files
 from b2inst.data.scan_images import scan_images
+from b2inst.metrics.ground_truth import load_ground_truth
 from b2inst.ops.rasterize import rasterize
 from b2inst.predict_source import ImageFiles
 from data.make_pictures import HEIGHT, WIDTH, expected, pictures
 
 RECORD = r"(images|categories|annotations)(\[\d+\]| \(id -?\d+\))"
+LENIENT = "key '(bbox|segmentation)' is (missing|None|a NoneType|an empty list)"  # what an evaluation may do without
 WHOLE_FILE = "is no JSON file|is nested too deeply|holds a |the list '\\w+' is (missing|empty)"
 
 
@@ -43,6 +45,7 @@ def annotations(folder: Path, text: bytes) -> str:
         assert _content(index) == _content(again), "orjson and json read different values"
         _rasterize(index, folder)
     _verify(path, folder, index)
+    _score(path, index)
     return "used" if isinstance(index, CocoIndex) else "refused"
 
 
@@ -55,6 +58,21 @@ def _read(path: Path) -> CocoIndex | str:
     assert re.match(rf"{re.escape(str(path))}: ({RECORD}|{WHOLE_FILE})", message), message
     assert message.isprintable() and len(message.encode()) < 1500, message
     return message
+
+
+def _score(path: Path, index: CocoIndex | str) -> None:
+    """The evaluation refuses what training refuses, but for boxes or masks that are missing, and bears the rest."""
+    try:
+        truth = load_ground_truth(path)
+    except ValueError as error:
+        assert isinstance(index, str) and (str(error) == index or re.search(LENIENT, index)), error
+        assert re.match(rf"{re.escape(str(path))}: ({RECORD}|{WHOLE_FILE}|annotation )", str(error)), str(error)
+        return
+    if isinstance(index, str):
+        assert re.search(LENIENT, index), index
+        return
+    truth.rasterize()
+    assert len(truth.anns) == sum(len(index.objects(image.id)) for image in index.images)
 
 
 def _content(index: CocoIndex) -> list[object]:

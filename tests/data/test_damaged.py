@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -151,6 +152,67 @@ def test_missing_validation_files_are_an_error(root):
     (root / "val/001001.png").unlink()
     with pytest.raises(DataError, match=r"missing image file \(1 of 3\)"):
         _module(root, max_damaged=1).setup("validate")
+
+
+def _edit(root: Path, split: str, **values: Any) -> None:
+    path = root / f"annotations/instances_{split}.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0].update(values)
+    path.write_text(json.dumps(content))
+
+
+def test_all_kinds_of_both_splits_are_told_at_once(root):
+    _edit(root, "val", area="x")
+    _edit(root, "train", category_id=4)
+    (root / "val/001002.png").unlink()
+    for number in (2, 3):
+        (root / f"train/00000{number}.png").unlink()
+    with pytest.raises(DataError) as error:
+        _module(root, max_damaged=0.1).setup("fit")
+    val, malformed, lost, train, unknown, missing, command = str(error.value).splitlines()
+    assert val == f"{root / 'annotations/instances_val.json'} cannot be used:"
+    assert malformed.startswith("  malformed record (1), first") and "key 'area' is 'x'" in malformed
+    assert lost.startswith(f"  missing image file (1), first {root / 'val/001002.png'}: does not exist")
+    assert train == f"{root / 'annotations/instances_train.json'} cannot be used:"
+    assert unknown.startswith("  unknown category (1), first") and missing.startswith("  missing image file (2), first")
+    assert command.startswith("for all of it")
+
+
+def test_what_is_borne_is_not_among_the_errors(root):
+    _edit(root, "train", area="x")
+    (root / "train/000002.png").unlink()
+    with pytest.raises(DataError) as error:
+        _module(root, max_damaged=0.2).setup("fit")
+    assert "malformed record (1)" in str(error.value) and "missing" not in str(error.value)
+
+
+def test_files_that_are_missing_in_both_splits_are_told_at_once(root):
+    for name in ("train/000002.png", "val/001001.png"):
+        (root / name).unlink()
+    with pytest.raises(DataError) as error:
+        _module(root).setup("fit")
+    lines = str(error.value).splitlines()
+    assert lines[::2] == [f"{root / 'train'} cannot be used:", f"{root / 'val'} cannot be used:", lines[-1]]
+    assert "(1 of 8)" in lines[1] and "(1 of 3)" in lines[3] and len(lines) == 5
+
+
+def test_other_problems_are_told_beside_a_missing_folder_and_different_categories(root):
+    _edit(root, "train", area="x")
+    (root / "train").rename(root / "elsewhere")
+    path = root / "annotations/instances_val.json"
+    path.write_text(path.read_text().replace('"dot"', '"point"'))
+    with pytest.raises(DataError) as error:
+        _module(root).setup("fit")
+    kinds = [line.split(" (1), first")[0].strip() for line in str(error.value).splitlines()[1:-1]]
+    assert kinds == ["image folder", "categories differ", "malformed record"]
+
+
+def test_a_validation_without_a_training_split_is_explained(root):
+    _edit(root, "val", area="x")
+    (root / "annotations/instances_train.json").unlink()
+    with pytest.raises(DataError, match=r"malformed record \(1\)") as error:
+        _module(root).setup("validate")
+    assert len(str(error.value).splitlines()) == 3
 
 
 def test_broken_annotations_are_explained_with_one_line_for_each_kind(root):

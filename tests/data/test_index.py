@@ -62,7 +62,8 @@ def test_objects_are_those_of_the_file_in_its_order(tmp_path):
     "value",
     [
         {"id": True}, {"id": 99.0}, {"id": 99}, {"image_id": "7"}, {"image_id": [7]}, {"category_id": 3},
-        {"iscrowd": "0"}, {"iscrowd": []}, {"bbox": None}, {"bbox": {}},
+        {"iscrowd": "0"}, {"iscrowd": []}, {"area": "x"}, {"area": None}, {"area": True}, {"area": -0.5}, {"area": [1]},
+        {"area": float("nan")}, {"area": float("inf")}, {"area": 10**400}, {"bbox": None}, {"bbox": {}},
         {"bbox": [1, 2, 3, float("inf")]}, {"bbox": [1, 2, 3, 4, 5]},
         {"segmentation": None}, {"segmentation": [[]]}, {"segmentation": [{}]}, {"segmentation": [None]},
         {"segmentation": ["123456"]}, {"segmentation": [[1, 2, 3, 4, 5, [6]]]}, {"segmentation": {}},
@@ -78,7 +79,8 @@ def test_checking_at_once_finds_what_checking_one_by_one_names(tmp_path, value):
 
 def test_what_is_unusual_but_sound_is_read(tmp_path):
     content = _content()
-    content["annotations"][2].update(image_id=7.0, iscrowd=True, segmentation=[[True, 2, 3, 4, 5, 6]])
+    content["annotations"][2].update(image_id=7.0, iscrowd=True, area=0, segmentation=[[True, 2, 3, 4, 5, 6]])
+    content["annotations"][3].update(area=1e300)
     assert CocoIndex.read(_write(tmp_path, content)).objects(7)[1].crowd
 
 

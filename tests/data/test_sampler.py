@@ -42,6 +42,38 @@ def test_a_draw_names_all_randomness():
     assert Draw(3, 0, 5).sample_seed(9) == Draw(4, 0, 5).sample_seed(9)  # where the image is does not matter
 
 
+@pytest.mark.parametrize("replicas", [None, 2])
+def test_a_resumed_epoch_has_the_batches_of_the_interrupted_one(replicas):
+    def batches(seed: int) -> GroupedBatchSampler:
+        sampler = EpochSampler(WIDE, seed)
+        if replicas:  # as Lightning replaces it
+            sampler = DistributedSampler(WIDE, num_replicas=replicas, rank=1, seed=seed)
+        return GroupedBatchSampler(sampler, 3, True, seed, groups=WIDE)
+
+    whole = batches(5)
+    epochs = []
+    for epoch in range(3):
+        whole.sampler.set_epoch(epoch)
+        epochs.append(list(whole))
+    interrupted = batches(5)
+    for epoch in range(3):
+        interrupted.sampler.set_epoch(epoch)
+        draws = iter(interrupted)
+        seen = [next(draws) for _ in range(2)] if epoch == 2 else list(draws)
+    assert seen == epochs[2][:2]
+    torch.manual_seed(99)  # another process has another history
+    torch.randperm(7)
+    resumed = batches(5)
+    resumed.sampler.set_epoch(2)
+    again = list(resumed)
+    assert again == epochs[2] and again != epochs[1] and again[:2] == seen
+    interrupted.sampler.set_epoch(2)  # the same process can begin the epoch anew, too
+    assert list(interrupted) == epochs[2]
+    resumed = batches(6)
+    resumed.sampler.set_epoch(2)
+    assert list(resumed) != epochs[2]
+
+
 @pytest.mark.parametrize("drop_last", [True, False])
 def test_batches_are_of_one_group_except_at_the_end(drop_last):
     sampler = EpochSampler(WIDE, 0)

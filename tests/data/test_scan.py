@@ -68,6 +68,11 @@ def test_a_sound_set_has_no_problems_and_is_counted(root: Path, content: Content
 EDITS: list[tuple[str, Callable[[Content], None], int | None]] = [
     ("malformed record", _put("annotations", 1, bbox=[1, 2, 3]), 1),
     ("malformed record", _put("annotations", 1, iscrowd=2), 1),
+    ("malformed record", _put("annotations", 1, area="x"), 1),
+    ("malformed record", _put("annotations", 1, area=True), 1),
+    ("malformed record", _put("annotations", 1, area=-1), 1),
+    ("malformed record", _put("annotations", 1, area=float("nan")), 1),
+    ("malformed record", lambda c: c["annotations"][1].pop("category_id"), 1),
     ("malformed record", _put("images", 3, file_name="../4.png"), 4),
     ("malformed record", lambda c: c["annotations"][1].pop("segmentation"), 1),
     ("malformed record", lambda c: c["annotations"].append(5), None),
@@ -124,14 +129,22 @@ def test_training_reads_a_file_if_and_only_if_it_has_no_error(
 
 
 def test_all_mistakes_are_found_in_one_pass(root: Path, content: Content) -> None:
-    for _, edit, _ in EDITS[6:7]:
-        edit(content)
+    content["annotations"][1]["image_id"] = 77
     content["annotations"][2].update(category_id=4, bbox=[1], segmentation=[[1, 2], [1, 2, 3, "4"]])
     content["annotations"][3].update(segmentation=[])
     assert _scan(root, content).counts == {
         "unknown image": 1, "unknown category": 1, "malformed record": 1, "polygon with < 3 points": 1,
         "malformed segmentation": 2,
     }  # fmt: skip
+
+
+def test_all_unused_categories_are_one_warning(root: Path, content: Content) -> None:
+    content["categories"] += [{"id": 100 + n, "name": f"never {n}"} for n in range(142)]
+    tally = _scan(root, content)
+    assert tally.counts == {"unused category": 1}
+    (problem,) = tally.examples["unused category"]
+    assert problem.where.endswith("instances_train.json: categories")
+    assert problem.what.startswith("142 of 145 have no annotation: 'never 0' (id 100), ") and len(problem.what) < 200
 
 
 def test_objects_of_a_bad_image_record_are_not_reported_as_well(root: Path, content: Content) -> None:

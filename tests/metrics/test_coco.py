@@ -301,6 +301,10 @@ def test_bad_updates_add_nothing(case):
         (lambda truth: truth.pop("annotations"), "the list 'annotations' is missing"),
         (lambda truth: truth["images"][0].pop("id"), r"images\[0\] has no 'id'"),
         (lambda truth: truth["annotations"][2].pop("category_id"), r"annotations\[2\] has no 'category_id'"),
+        (
+            lambda truth: truth["annotations"][1].update(id=1),
+            r"annotations\[1\] \(id 1\).* annotations\[0\] has it too",
+        ),
         (lambda truth: truth["annotations"][1].pop("segmentation"), "annotation 2 has no segmentation.*boxes only"),
         (lambda truth: truth["annotations"][1].update(segmentation=[[1, 2, 3, 4]]), "annotation 2 .*at least 3 points"),
         (lambda truth: truth["annotations"][1].update(segmentation=[[]]), "annotation 2 .*cannot be read"),
@@ -326,10 +330,10 @@ def test_annotation_files(case, tmp_path):
     with pytest.raises(FileNotFoundError, match="annotation file .*none.json does not exist"):
         CocoEvaluator(tmp_path / "none.json")
     path.write_text("[]")
-    with pytest.raises(ValueError, match="a list is a results file"):
+    with pytest.raises(ValueError, match=r"instances.json: holds a list \(a result file\?\)"):
         CocoEvaluator(path)
     path.write_text("{")
-    with pytest.raises(ValueError, match="annotation file .*instances.json is not JSON"):
+    with pytest.raises(ValueError, match="instances.json: is no JSON file"):
         CocoEvaluator(path)
 
 

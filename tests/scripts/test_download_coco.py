@@ -5,10 +5,15 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import io
+import json
 import shutil
+import signal
 import stat
+import subprocess
 import sys
 import threading
+import time
+import warnings
 import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,9 +37,14 @@ MINE = bytes(3000)  # of the same size as a file of the archive
 
 
 def archive(files: dict[str, bytes]) -> bytes:
+    return archive_of(list(files.items()))
+
+
+def archive_of(members: list[tuple[str, bytes]]) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as file:
-        for name, content in files.items():
+    with zipfile.ZipFile(buffer, "w") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a name that is there twice
+        for name, content in members:
             file.writestr(name, content)
     return buffer.getvalue()
 
@@ -51,6 +61,7 @@ class Server(ThreadingHTTPServer):
     Attributes:
         statuses: answered to the first requests instead.
         breaks: bytes after which the connection of the next requests ends.
+        stall: after a break, keep the connection open without another byte.
         ranges: whether the header Range is obeyed.
         lengths: whether the length is announced.
         requests: the value of Range of every request, and its path.
@@ -64,6 +75,8 @@ class Server(ThreadingHTTPServer):
         self.statuses: list[int] = []
         self.breaks: list[int] = []
         self.ranges = self.lengths = True
+        self.stall = False
+        self.closing = threading.Event()
         self.requests: list[tuple[str, str | None]] = []
 
     @property
@@ -92,6 +105,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body[: server.breaks.pop(0)] if server.breaks else body)
+        if server.stall:
+            self.wfile.flush()
+            server.closing.wait(60)
 
 
 @pytest.fixture()
@@ -100,6 +116,7 @@ def server() -> Iterator[Server]:
     thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield made
+    made.closing.set()
     made.shutdown()
     made.server_close()
     thread.join()
@@ -107,7 +124,7 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(coco.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(coco, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=time.monotonic))
     monkeypatch.setattr(coco, "RESERVE", 0)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -142,6 +159,56 @@ def test_a_second_call_fetches_nothing_unless_files_are_gone(server: Server, tmp
     (tmp_path / "val2017/0001.jpg").unlink()
     download(server, tmp_path)
     assert len(server.requests) == 2 and content(tmp_path) == FILES
+
+
+@pytest.mark.parametrize("length", [0, 1000])
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_file_that_was_cut_later_is_written_again(
+    server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str], length: int, keep: bool
+) -> None:
+    download(server, tmp_path, keep=keep)
+    whole = tmp_path / "val2017/0002.jpg"
+    before = whole.stat().st_mtime_ns
+    (tmp_path / "val2017/0001.jpg").write_bytes(FILES["val2017/0001.jpg"][:length])
+    capsys.readouterr()
+    download(server, tmp_path)
+    assert content(tmp_path) == FILES and len(server.requests) == (1 if keep else 2)
+    assert whole.stat().st_mtime_ns == before
+    out = capsys.readouterr().out
+    assert "val2017: 1 of 5 files are missing or of another size: val2017/0001.jpg" in out and "complete in" not in out
+    download(server, tmp_path)
+    assert "val2017: complete" in capsys.readouterr().out
+
+
+def test_a_file_that_the_user_changed_later_is_kept(server: Server, tmp_path: Path) -> None:
+    download(server, tmp_path)
+    for changed in (b"mine", FILES["val2017/0001.jpg"] + b"more"):
+        (tmp_path / "val2017/0001.jpg").write_bytes(changed)
+        with pytest.raises(coco.DownloadError, match=r"0001\.jpg: is there with other content.*--overwrite"):
+            download(server, tmp_path)
+        assert (tmp_path / "val2017/0001.jpg").read_bytes() == changed
+
+
+@pytest.mark.parametrize("text", ["", "5", "{", '{"md5": "MD5"}', '{"md5": "MD5", "files": 5}'])
+def test_a_marker_that_says_no_sizes_does_not_count(server: Server, tmp_path: Path, text: str) -> None:
+    download(server, tmp_path)
+    coco.marker(tmp_path, "val2017").write_text(text.replace("MD5", part_of(server.data).md5))
+    download(server, tmp_path)
+    assert len(server.requests) == 2
+    marked = json.loads(coco.marker(tmp_path, "val2017").read_text())
+    assert marked["files"] == {name: len(data) for name, data in FILES.items()}
+
+
+def test_files_that_are_there_need_no_room(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    download(server, tmp_path)
+    (tmp_path / "val2017/0001.jpg").write_bytes(b"")
+    part = part_of(server.data)
+    free = SimpleNamespace(free=part.size + part.unpacked - 4 * 3000)
+    monkeypatch.setattr(coco.shutil, "disk_usage", lambda path: free)
+    download(server, tmp_path)
+    assert content(tmp_path) == FILES
 
 
 def test_archives_can_be_kept_and_are_used_again(server: Server, tmp_path: Path) -> None:
@@ -200,6 +267,25 @@ def test_a_server_that_always_breaks_off_is_given_up_and_nothing_is_lost(server:
 def test_no_server(tmp_path: Path) -> None:
     with pytest.raises(coco.DownloadError, match="connection failed"):
         coco.fetch("http://127.0.0.1:9/x.zip", tmp_path / "x.zip", 5)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["notaurl", "", "ftp://host/coco", "file:///data", "http://", "http://:80", "http://host:port", "http://a b/",
+     "http://host/é", "http://host/\n", "http://[::1", "http://a..b/", "//host/coco"],
+)  # fmt: skip
+def test_what_is_no_address_is_refused_before_anything_is_tried(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    assert coco.main(["--root", str(tmp_path / "new"), "--base-url", url]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --base-url {url!r}: is no address of a web server; give one like http://")
+    assert len(error.splitlines()) == 1 and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("url", ["http://host", "https://host:8080/a%20b/", "http://127.0.0.1:1", "http://[::1]:80/x"])
+def test_what_is_an_address_is_tried(url: str) -> None:
+    coco.check_url(url)
 
 
 @pytest.mark.parametrize("status", [403, 404, 416])
@@ -266,7 +352,7 @@ OUTSIDE = ("../evil", "val2017/../../evil", "/evil", "val2017/..\\..\\evil", "C:
 )
 def test_no_name_may_leave_the_target(server: Server, tmp_path: Path, name: str, reason: str) -> None:
     server.data = archive({"val2017/good.jpg": b"good", name: b"evil"})
-    with pytest.raises(coco.DownloadError, match=rf"of the archive {reason}.*nothing was unpacked"):
+    with pytest.raises(coco.DownloadError, match=rf"val2017\.zip: the member .* {reason}.*nothing was unpacked"):
         download(server, tmp_path / "root")
     assert leftovers(tmp_path) == ["root"] and leftovers(tmp_path / "root") == ["val2017.zip"]
 
@@ -306,6 +392,42 @@ def test_files_of_the_user_are_kept(server: Server, tmp_path: Path) -> None:
     assert content(tmp_path) == FILES
 
 
+FOLDER_AND_FILE = "is a file, and a folder of other members"
+
+
+@pytest.mark.parametrize(
+    ("names", "member", "reason"),
+    [
+        (["val2017/a", "val2017/a/b"], "val2017/a", FOLDER_AND_FILE),
+        (["val2017/a/b/c", "val2017/a"], "val2017/a", FOLDER_AND_FILE),
+        (["val2017/a/", "val2017/a"], "val2017/a", FOLDER_AND_FILE),
+        (["val2017/a", "val2017/a"], "val2017/a", "is there twice"),
+        (["val2017/a", "val2017/./a"], "val2017/./a", "is there twice"),
+        (["val2017"], "val2017", None),
+    ],
+)
+def test_members_that_exclude_each_other(
+    server: Server, tmp_path: Path, names: list[str], member: str, reason: str | None
+) -> None:
+    server.data = archive_of([("val2017/0.jpg", b"0"), *((name, b"" if name[-1] == "/" else b"x") for name in names)])
+    with pytest.raises(coco.DownloadError) as error:
+        download(server, tmp_path)
+    what = f"the member {member!r} {reason or FOLDER_AND_FILE}; nothing was unpacked: do not use this archive"
+    assert str(error.value) == f"{tmp_path / 'val2017.zip'}: {what}"
+    assert leftovers(tmp_path) == ["val2017.zip"]
+
+
+def test_a_file_of_the_user_in_place_of_a_folder_is_named(server: Server, tmp_path: Path) -> None:
+    server.data = archive({"val2017/0.jpg": b"0", "val2017/a/b.jpg": b"x"})
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "val2017/a").write_bytes(b"mine")
+    for overwrite in (False, True):
+        with pytest.raises(coco.DownloadError, match=r"val2017\.zip: the member 'val2017/a/b.jpg' cannot be unpacked"):
+            download(server, tmp_path, overwrite=overwrite)
+    assert content(tmp_path) == {"val2017/0.jpg": b"0", "val2017/a": b"mine"}
+    assert not coco.marker(tmp_path, "val2017").exists()
+
+
 @pytest.mark.parametrize("damage", ["no zip", "crc"])
 def test_a_damaged_archive(server: Server, tmp_path: Path, damage: str) -> None:
     data = bytearray(server.data)
@@ -332,6 +454,40 @@ def test_the_command_line(server: Server, tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(SystemExit) as stop:
         coco.main(["--parts", "train2018"])
     assert stop.value.code == 2 and "choose from" in capsys.readouterr().err
+
+
+CHILD = """
+import importlib.util, json, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start tests with it ignored
+spec = importlib.util.spec_from_file_location("download_coco", sys.argv[1])
+coco = importlib.util.module_from_spec(spec)
+sys.modules["download_coco"] = coco
+spec.loader.exec_module(coco)
+coco.PARTS, coco.RESERVE = {"val2017": coco.Part(**json.loads(sys.argv[2]))}, 0
+sys.exit(coco.main(sys.argv[3:]))
+"""
+
+
+def test_ctrl_c_ends_with_words_and_the_next_call_goes_on(server: Server, tmp_path: Path) -> None:
+    part = part_of(server.data)
+    server.breaks, server.stall = [1000], True
+    arguments = ["--root", str(tmp_path), "--parts", "val2017", "--base-url", server.url]
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(SCRIPT), json.dumps(vars(part)), *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    unfinished = tmp_path / "val2017.zip.part"
+    deadline = time.monotonic() + 60
+    while not unfinished.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130 and "Traceback" not in err
+    assert err.endswith("stopped; the same command goes on from here\n")
+    server.stall = False
+    had = unfinished.stat().st_size
+    coco.download(tmp_path, ["val2017"], {"val2017": part}, server.url)
+    assert content(tmp_path) == FILES and server.requests[1][1] == (f"bytes={had}-" if had else None)
 
 
 def test_the_pinned_parts_are_those_of_the_layout() -> None:

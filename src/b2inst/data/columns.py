@@ -106,6 +106,9 @@ def flatten(
             side = max(sizes[records[index]["image_id"]])
             if extent > MAX_EXTENT * side or length > longest_outline(side):
                 check(index)
+    areas = [record.get("area", 0) for record in records]
+    _demand(set(map(type, areas)) <= {int, float})
+    _demand(((numbers := np.array(areas, np.float64)) >= 0).all() and (numbers < np.inf).all())
     ids = [record["id"] for record in records]
     _demand(set(map(type, ids)) <= {int} and len(set(ids)) == len(ids))
     return Columns(

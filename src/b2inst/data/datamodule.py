@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shlex
@@ -26,7 +27,7 @@ from b2inst.data.index import CocoIndex
 from b2inst.data.problems import refuse
 from b2inst.data.sampler import EpochSampler, GroupedBatchSampler, LazyLoader
 from b2inst.data.scan import category_problems
-from b2inst.data.startup import look_for_files, read_index
+from b2inst.data.startup import Source, block, explain, missing_lines, refusal
 from b2inst.structures import Batch
 
 log = logging.getLogger(__name__)
@@ -178,7 +179,7 @@ class B2InstDataModule(pl.LightningDataModule):
     @cached_property
     def val_index(self) -> CocoIndex:
         """The checked annotations of the validation split; names and counts of classes come from it."""
-        return read_index(self.annotations("val"), self.verify_command())
+        return self._read("val")
 
     @cached_property
     def train_index(self) -> CocoIndex:
@@ -190,10 +191,29 @@ class B2InstDataModule(pl.LightningDataModule):
         val, path = self.val_index, self.annotations("train")
         if path == val.path:
             return val
-        index = read_index(path, self.verify_command())
+        index = self._read("train")
         ours, theirs = (dict(zip(i.category_ids, i.class_names, strict=True)) for i in (index, val))
         refuse(category_problems(path, ours, val.path, theirs))
         return index
+
+    def _read(self, split: SplitName) -> CocoIndex:
+        """Read an annotation file; if it cannot be used, say what is wrong with both splits, to mend it at once.
+
+        Raises:
+            DataError: it cannot be used; the message has one line for each kind of error.
+        """
+        path = self.annotations(split)
+        try:
+            return CocoIndex.read(path)
+        except DataError as error:
+            sources = {}
+            for name in ("val", "train"):
+                with contextlib.suppress(DataError):  # of another split, which is perhaps not wanted
+                    place = self.annotations(name)
+                    allowed = self.max_damaged if name == "train" else 0.0
+                    sources.setdefault(place, Source(place, partial(self.images, name), allowed))
+            lines = explain(list(sources.values())) or block(path, [str(error)])
+            raise refusal(lines, self.verify_command()) from error
 
     @property
     def category_ids(self) -> tuple[int, ...]:
@@ -235,9 +255,11 @@ class B2InstDataModule(pl.LightningDataModule):
         Raises:
             DataError: something is wrong; one line for each kind of error.
         """
+        lines: list[str] = []
         for split in ("train", "val") if stage in ("fit", None) else ("val",):
-            allowed = self.max_damaged if split == "train" else 0.0
-            look_for_files(self.dataset(split), allowed, self.verify_command())
+            lines += missing_lines(self.dataset(split), self.max_damaged if split == "train" else 0.0)
+        if lines:
+            raise refusal(lines, self.verify_command())
 
     def verify_command(self) -> str:
         """The command that examines this set thoroughly."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -121,28 +122,10 @@ class CocoIndex:
             DataError: at the first thing that is wrong; the message names file, record, key and remedy.
         """
         path = Path(annotations)
-        with _no_collection():
+        with without_collection():
             content = load_sections(path)
-            categories = {record["id"]: record["name"] for record in _records(path, content, "categories")}
-            images = ImageTable.of(_records(path, content, "images"))
-            sizes = dict(zip(images.ids.tolist(), map(tuple, images.sizes.tolist()), strict=True))
-            records = content["annotations"]
-
-            def check(index: int) -> None:
-                place = Place(path, "annotations", index, records[index])
-                check_keys(place)
-                check_annotation(place, sizes, categories)
-
-            try:
-                columns = flatten(records, check, sizes, categories)
-            except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
-                _records(path, content, "annotations")  # one by one, to say which
-                for index in range(len(records)):
-                    check(index)
-                raise
-            index = cls(path, images, categories, columns)
-            refuse(number_problems(path, dict(zip(images.ids.tolist(), np.diff(index._first).tolist(), strict=True))))
-            return index
+            images, categories, columns = _check_sections(path, content)
+            return cls(path, images, categories, columns)
 
     def objects(self, image_id: int) -> list[CocoObject]:
         """The annotations of an image, crowds included, in the order of the file."""
@@ -172,8 +155,54 @@ class CocoIndex:
         return int(self._by_id[np.searchsorted(self.images.ids, image_id, sorter=self._by_id)])
 
 
+def load_checked(path: Path, optional: Collection[str] = ()) -> dict[str, Any]:
+    """The content of an annotation file, after the checks of `CocoIndex.read`.
+
+    Args:
+        path: of the file.
+        optional: keys of annotations that may be missing, null or an empty list.
+
+    Raises:
+        DataError: at the first thing that is wrong; the message names file, record, key and remedy.
+    """
+    with without_collection():
+        content = load_sections(path)
+        _check_sections(path, content, optional)
+        return content
+
+
+def _check_sections(
+    path: Path, content: dict[str, Any], optional: Collection[str] = ()
+) -> tuple[ImageTable, dict[int, str], Columns | None]:
+    """Check all records; images, names of the categories, and columns, which are None if optional keys are missing."""
+    categories = {record["id"]: record["name"] for record in _records(path, content, "categories")}
+    images = ImageTable.of(_records(path, content, "images"))
+    sizes = dict(zip(images.ids.tolist(), map(tuple, images.sizes.tolist()), strict=True))
+    records = content["annotations"]
+
+    def check(index: int) -> None:
+        record = records[index]
+        if optional and isinstance(record, dict):
+            record = {key: value for key, value in record.items() if key not in optional or value not in (None, [])}
+        place = Place(path, "annotations", index, record)
+        check_keys(place, optional)
+        check_annotation(place, sizes, categories)
+
+    try:
+        columns = flatten(records, check, sizes, categories)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError):
+        _records(path, content, "annotations", optional)  # one by one, to say which
+        for index in range(len(records)):
+            check(index)
+        if not optional:
+            raise
+        columns = None
+    refuse(number_problems(path, Counter(record["image_id"] for record in records)))
+    return images, categories, columns
+
+
 @contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """Pause the collector: it goes through all objects again and again while millions are made, none of them cyclic."""
     enabled = gc.isenabled()
     gc.disable()
@@ -214,12 +243,14 @@ def _parse(text: bytes) -> Any:
     return json.loads(text)
 
 
-def _records(path: Path, content: dict[str, Any], section: str) -> list[dict[str, Any]]:
+def _records(
+    path: Path, content: dict[str, Any], section: str, optional: Collection[str] = ()
+) -> list[dict[str, Any]]:  # fmt: skip
     """The records of a section, with their keys and the uniqueness of their ids checked."""
     first: dict[int, int] = {}  # id -> index
     for index, record in enumerate(content[section]):
         place = Place(path, section, index, record)
-        check_keys(place)
+        check_keys(place, optional)
         if section == "images":
             check_image(place)
         check_unique(place, first)

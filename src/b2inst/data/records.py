@@ -11,7 +11,7 @@ import math
 import re
 import reprlib
 from array import array
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
@@ -61,9 +61,9 @@ class Place:
         return Problem(kind, where, what, remedy, image_id if is_integer(image_id) else None)
 
 
-def check_keys(place: Place) -> None:
+def check_keys(place: Place, optional: Collection[str] = ()) -> None:
     """Raise the first of `key_problems` as a DataError."""
-    refuse(key_problems(place))
+    refuse(key_problems(place, optional))
 
 
 def check_unique(place: Place, first: MutableMapping[int, int]) -> None:
@@ -81,15 +81,20 @@ def check_annotation(place: Place, sizes: Mapping[int, tuple[int, int]], categor
     refuse(annotation_problems(place, sizes, categories))
 
 
-def key_problems(place: Place) -> Problems:
-    """What keeps a record from being an object with all required keys and an integer id, a category from a name."""
+def key_problems(place: Place, optional: Collection[str] = ()) -> Problems:
+    """What keeps a record from being an object with all required keys and an integer id, a category from a name.
+
+    Args:
+        place: the record.
+        optional: keys that it may lack.
+    """
     record, needed = place.record, REQUIRED[place.section]
     if not isinstance(record, dict):
         what = f"is a {type(record).__name__}, it has to be an object with keys"
         yield place.problem("malformed record", None, what, f"give it the keys {needed}, or remove it")
         return
     for key in needed:
-        if key not in record:
+        if key not in record and key not in optional:
             remedy = f"a record of '{place.section}' needs {needed}"
             yield place.problem("malformed record", key, "is missing", remedy)
     if "id" in record and not (is_integer(record["id"]) and abs(record["id"]) <= MAX_ID):
@@ -140,7 +145,7 @@ def image_problems(place: Place) -> Problems:
 def annotation_problems(
     place: Place, sizes: Mapping[int, tuple[int, int]], categories: Mapping[int, Any]
 ) -> Problems:  # fmt: skip
-    """What is wrong with references, box and segmentation of a record of `annotations`; its keys are fine.
+    """What is wrong with references, area, box and segmentation of a record of `annotations`; its keys are fine.
 
     Args:
         place: the record.
@@ -156,9 +161,14 @@ def annotation_problems(
         yield place.problem("unknown category", "category_id", f"is {_short(record['category_id'])}", remedy)
     if record.get("iscrowd", 0) not in (0, 1):
         yield place.problem("malformed record", "iscrowd", f"is {_short(record['iscrowd'])}", "it has to be 0 or 1")
-    if not is_box(record["bbox"]):
+    if "area" in record and not is_area(record["area"]):
+        remedy = "it has to be a number of pixels >= 0: correct it, or remove the key"
+        yield place.problem("malformed record", "area", f"is {_short(record['area'])}", remedy)
+    if "bbox" in record and not is_box(record["bbox"]):
         remedy = "it has to be [x, y, width, height] in pixels"
         yield place.problem("malformed record", "bbox", f"is {_short(record['bbox'])}", remedy)
+    if "segmentation" not in record:
+        return
     segmentation = record["segmentation"]
     if isinstance(segmentation, list):
         wrong = list(_polygon_problems(place, segmentation))
@@ -254,6 +264,14 @@ def is_text(value: Any) -> bool:
 def is_box(value: Any) -> bool:
     """Whether a JSON value is a list of four finite numbers."""
     return _numbers(value) and len(value) == 4
+
+
+def is_area(value: Any) -> bool:
+    """Whether a JSON value is a finite number that is not negative; `true` is none."""
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= float(value) < math.inf
+    except OverflowError:  # of an integer that no float can hold
+        return False
 
 
 def _known(value: Any, ids: Mapping[int, Any]) -> bool:

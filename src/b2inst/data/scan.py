@@ -10,7 +10,7 @@ from typing import Any
 
 from b2inst.data.errors import DataError
 from b2inst.data.index import CocoImage, load_sections
-from b2inst.data.problems import Problem, Tally, from_error
+from b2inst.data.problems import Problem, from_error
 from b2inst.data.records import (
     Place,
     Problems,
@@ -24,6 +24,7 @@ from b2inst.data.records import (
 
 Report = Callable[[Problem], None]
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+SHOWN = 5  # unused categories that are named
 TOLERANCE = 1.0  # pixels that a box or polygon may lie outside: annotation tools round
 
 
@@ -163,7 +164,7 @@ def extent(polygons: Sequence[Sequence[float]]) -> tuple[float, float, float, fl
 
 
 def _repetitions(scan: Scan) -> Problems:
-    """Equal annotations of an image, image files with two records, and categories without an object."""
+    """Equal annotations of an image, image files with two records, and the categories without an object."""
     for image_id, records in scan.objects.items():
         first: dict[Any, int] = {}
         for record in records:
@@ -178,10 +179,11 @@ def _repetitions(scan: Scan) -> Problems:
         if earlier != image.id:
             where, what = f"{scan.path}: image {image.id}", f"has the file {image.file_name!r} of image {earlier}"
             yield Problem("duplicate image file", where, what, "remove one of the two records", image.id)
-    for id, name in scan.categories.items():
-        if id not in scan.used:
-            remedy = "remove the category, unless other splits have objects of it"
-            yield Problem("unused category", f"{scan.path}: category {id}", f"{name!r} has no annotation", remedy)
+    if unused := [id for id in scan.categories if id not in scan.used]:  # one problem, a small set of COCO has 50
+        first = ", ".join(f"{scan.categories[id]!r} (id {id})" for id in unused[:SHOWN])
+        what = f"{len(unused)} of {len(scan.categories)} have no annotation: {first}{', ...' * (len(unused) > SHOWN)}"
+        remedy = "remove them, unless other splits have objects of them"
+        yield Problem("unused category", f"{scan.path}: categories", what, remedy)
 
 
 def _frozen(segmentation: Any) -> Any:
@@ -217,6 +219,17 @@ def missing_files(folder: Path, names: Iterable[str]) -> list[str]:
     return missing
 
 
+def missing_problems(folder: Path, images: Iterable[CocoImage]) -> Problems:
+    """The images whose files are not in the folder."""
+    images = list(images)
+    missing = set(missing_files(folder, [image.file_name for image in images]))
+    for image in images:
+        if image.file_name in missing:
+            remedy = "fetch it, or remove its record"
+            path = str(folder / image.file_name)
+            yield Problem("missing image file", path, "does not exist", remedy, image.id)
+
+
 def _listing(folder: Path) -> set[str]:
     try:
         return set(os.listdir(folder))
@@ -232,10 +245,3 @@ def unrecorded_files(folder: Path, known: Collection[str]) -> Iterator[Path]:
             path = os.path.join(parent, name)
             if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and path not in known:
                 yield Path(path)
-
-
-def explain(path: Path) -> list[str]:
-    """One line for each kind of error in an annotation file."""
-    tally = Tally()
-    scan_annotations(path, tally.add)
-    return tally.error_lines()

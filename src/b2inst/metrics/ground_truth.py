@@ -1,4 +1,4 @@
-"""Annotations in COCO format, read once and repaired so that an evaluation cannot crash deep inside."""
+"""Annotations in COCO format, read once, checked as training checks them, and completed for the scoring."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from typing import Any
 from pycocotools import mask as rle_tools
 from pycocotools.coco import COCO
 
+from b2inst.data.index import load_checked, without_collection
+
+OPTIONAL = ("bbox", "segmentation")  # of an annotation file: one follows from the other, and boxes need no masks
 _KEYS = ("images", "annotations", "categories")
 
 
@@ -18,16 +21,18 @@ class GroundTruth(COCO):
     """A `pycocotools.coco.COCO` that owns its annotations and has every field the scoring reads.
 
     What is missing follows from the rest: `area` and `bbox` from the mask (`area` from the box where there is
-    no mask), `iscrowd` is 0, `info` is empty. Annotations of images or categories that the file does not list
-    are left out, as pycocotools does when it scores. Annotation ids are renumbered from 1, because pycocotools
-    takes a match with id 0 for no match and would count a hit on that object as an error.
+    no mask), `iscrowd` is 0, `info` is empty. Annotations of images or categories that are not listed are left out,
+    as pycocotools does when it scores; in a file they are an error, see `load_ground_truth`. Annotation ids are
+    renumbered from 1, because pycocotools takes a match with id 0 for no match and would count a hit on that object
+    as an error.
 
     Args:
         dataset: content of an annotation file; it is not changed.
         source: how messages name it.
 
     Raises:
-        ValueError: an entry is missing or damaged; the message says which one and what to do.
+        ValueError: an entry is missing or damaged, or an annotation id occurs twice; the message says which one and
+            what to do.
     """
 
     def __init__(self, dataset: dict[str, Any], source: str = "annotations") -> None:
@@ -136,6 +141,9 @@ class GroundTruth(COCO):
 def load_ground_truth(annotations: str | Path | dict[str, Any] | COCO) -> GroundTruth:
     """Read annotations in COCO format.
 
+    A file has to pass the checks of training and `b2inst.verify`, except that an annotation may lack its box, and,
+    where boxes alone are scored, its mask.
+
     Args:
         annotations: path of a JSON file, its content, or a `COCO` object; a `GroundTruth` is returned as it is.
 
@@ -144,7 +152,7 @@ def load_ground_truth(annotations: str | Path | dict[str, Any] | COCO) -> Ground
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not JSON or not an annotation file, or an entry is damaged.
+        ValueError: it is not JSON or not an annotation file, or an entry is damaged; of a file it is a `DataError`.
     """
     if isinstance(annotations, GroundTruth):
         return annotations
@@ -152,7 +160,11 @@ def load_ground_truth(annotations: str | Path | dict[str, Any] | COCO) -> Ground
         return GroundTruth(annotations.dataset)
     if isinstance(annotations, dict):
         return GroundTruth(annotations)
-    return GroundTruth(read_json(annotations, "annotation file"), source=str(annotations))
+    path = Path(annotations)
+    if not path.is_file():
+        raise FileNotFoundError(f"annotation file {path} does not exist; check the path")
+    with without_collection():
+        return GroundTruth(load_checked(path, OPTIONAL), source=str(path))
 
 
 def read_json(path: str | Path, what: str) -> Any:
@@ -190,3 +202,10 @@ def _check_dataset(dataset: Any, source: str) -> None:
             missing = [name for name in names if not isinstance(entry, dict) or name not in entry]
             if missing:
                 raise ValueError(f"{source}: {key}[{index}] has no '{missing[0]}'; add it")
+    first: dict[Any, int] = {}
+    for index, annotation in enumerate(dataset["annotations"]):
+        if "id" in annotation and first.setdefault(annotation["id"], index) != index:
+            raise ValueError(
+                f"{source}: annotations[{index}] (id {annotation['id']}): key 'id' is not unique; "
+                f"annotations[{first[annotation['id']]}] has it too: renumber, or remove the duplicate"
+            )
