@@ -8,7 +8,6 @@ or written; 2: no image could be read.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from b2inst.data.errors import DataError
 from b2inst.paths import config_dir
 from b2inst.predict_models import load_models
 from b2inst.predict_panels import SHOWN
+from b2inst.predict_paths import digest
 from b2inst.predict_run import Summary, run
 from b2inst.predict_shards import FOLDER, Shards
 from b2inst.predict_source import Source, Video, open_source
@@ -44,9 +44,7 @@ def predict(config: dict[str, Any]) -> Summary:
         raise ConfigError("force=true: several processes cannot agree on what to replace; remove the folder yourself")
     source = open_source(str(config["input"]))
     if split.count > 1 and isinstance(source, Video):
-        raise ConfigError(
-            f"input={config['input']}: a video is not shared among {split.count} processes; give shard=0/1"
-        )
+        raise ConfigError(f"input={config['input']}: a video is not split in {split.count} parts; give shard=0/1")
     output = _output(config, source)
     models = load_models({**config, "device": split.device(config["device"])}, show)
     shards = Shards(output)
@@ -57,16 +55,13 @@ def predict(config: dict[str, Any]) -> Summary:
     )
     writer = Writer(shards, split, output, show, config["max_side"], config["instance"], list(models))
     progress = config["progress"] and split.index == 0
-    return run(source, [*models.values()], writer, config["batch_size"], config["score_threshold"], progress)
-
-
-def digest(path: str) -> str:
-    """A fingerprint of what a file holds."""
-    fingerprint = hashlib.blake2b(digest_size=16)
-    with Path(path).expanduser().open("rb") as file:
-        while block := file.read(1 << 20):
-            fingerprint.update(block)
-    return fingerprint.hexdigest()
+    summary = run(source, [*models.values()], writer, config["batch_size"], config["score_threshold"], progress)
+    if not summary.left:  # who does the last image joins the files
+        model = next(iter(models.values()))
+        summary.totals = shards.merge(dict(zip(model.category_ids, model.class_names, strict=True)))
+        if split.count == 1:  # others may still be about to look
+            shards.remove()
+    return summary
 
 
 def _remove_results(shards: Shards) -> None:

@@ -98,6 +98,15 @@ def paths_of_list(file: Path, setting: str) -> Paths:
     return paths
 
 
+def digest(path: str | Path) -> str:
+    """A fingerprint of what a file holds."""
+    fingerprint = hashlib.blake2b(digest_size=16)
+    with Path(path).expanduser().open("rb") as file:
+        while block := file.read(1 << 20):
+            fingerprint.update(block)
+    return fingerprint.hexdigest()
+
+
 def _lines(file: Path) -> Iterator[str]:
     with file.open("rb") as lines:
         for line in lines:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from b2inst.predict_shards import Shards, Totals
+from b2inst.predict_shards import Totals
 from b2inst.predict_source import Frame, Source, Wanted
 from b2inst.predict_writer import Writer
 from b2inst.predictor import B2Inst
@@ -27,9 +27,9 @@ class Summary:
         instances: how many it found in them.
         skipped: how many images it could not read.
         before: how many were done already, by others or before.
-        left: how many of the whole input are not done by anyone; None where that is not known.
-        totals: of the whole input, if its results were written; they are when nothing is left.
-        seconds: from the first image to the last file.
+        left: how many of the whole input are not done by anyone.
+        totals: of the whole input, if its results were written.
+        seconds: from the first image to the last one.
     """
 
     output: Path
@@ -37,7 +37,7 @@ class Summary:
     instances: int = 0
     skipped: int = 0
     before: int = 0
-    left: int | None = None
+    left: int = 0
     totals: Totals | None = None
     seconds: float = 0.0
 
@@ -56,7 +56,7 @@ def run(
     source: Source, models: Sequence[B2Inst], writer: Writer, batch_size: int, score_threshold: float | None,
     progress: bool, everything: bool = False,
 ) -> Summary:  # fmt: skip
-    """Find and write what is in the images of this process that are not done; who does the last of all joins the files.
+    """Find and write what is in the images of this process that are not done.
 
     Args:
         source: all images.
@@ -91,7 +91,8 @@ def run(
         if total is not None and seen < total:
             bar.console.print(f"{last}: ends after {seen} of {total} frames", markup=False)
     shards.close()
-    _finish(source, shards, models[0], summary, split.count > 1)
+    if split.count > 1 and source.length is not None:
+        summary.left = source.length - shards.done().count
     summary.seconds = time.perf_counter() - start
     return summary
 
@@ -116,16 +117,6 @@ def _find(
             writer.add(frame, result)
             summary.images += 1
             summary.instances += len(result[0][0])
-
-
-def _finish(source: Source, shards: Shards, model: B2Inst, summary: Summary, shared: bool) -> None:
-    """Join the files, if everything is done."""
-    if shared:
-        summary.left = source.length - shards.done().count
-    if not summary.left:
-        summary.totals = shards.merge(dict(zip(model.category_ids, model.class_names, strict=True)))
-        if not shared:  # others may still be about to look
-            shards.remove()
 
 
 def _chunks(source: Source, size: int, wanted: Wanted) -> Iterator[list[Frame]]:

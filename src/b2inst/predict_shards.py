@@ -134,6 +134,14 @@ class Shards:
         if self._file is not None:
             self._file.close()
 
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """The entries of all shards in the order of their positions, each once."""
+        last = -1
+        for entry in heapq.merge(*map(_read, self._paths()), key=itemgetter("position")):
+            if entry["position"] != last:
+                yield entry
+            last = entry["position"]
+
     def merge(self, categories: Mapping[int, str]) -> Totals:
         """Join all shards into `results.json`, `images.json` and, if there are some, `problems.json`.
 
@@ -152,7 +160,7 @@ class Shards:
             results.begin("[")
             images.begin('{"images": [')
             problems.begin("[")
-            for entry in self._entries():
+            for entry in self.entries():
                 if "problem" in entry:
                     totals["problems"] += 1
                     problems.add({**entry["image"], "problem": entry["problem"]})
@@ -174,14 +182,6 @@ class Shards:
 
     def _paths(self) -> list[Path]:
         return sorted(self.folder.glob("*.jsonl"))
-
-    def _entries(self) -> Iterator[dict[str, Any]]:
-        """The entries of all shards in the order of their positions, each once."""
-        last = -1
-        for entry in heapq.merge(*map(_read, self._paths()), key=itemgetter("position")):
-            if entry["position"] != last:
-                yield entry
-            last = entry["position"]
 
 
 class _JsonList:

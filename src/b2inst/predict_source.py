@@ -78,16 +78,16 @@ class ImageFiles:
     Args:
         name: of the source.
         paths: at least one.
-        ids: of the images; None for 1, 2, ...
-        sizes: (height, width) that the annotations of each state; None where there are none.
+        ids: (N,) of the images; None for 1, 2, ...
+        sizes: (N, 2) height and width that the annotations state; None where there are none.
     """
 
     def __init__(
         self,
         name: str,
         paths: Sequence[Path] | Paths,
-        ids: Sequence[int] | None = None,
-        sizes: Sequence[tuple[int, int]] | None = None,
+        ids: NDArray[np.int64] | None = None,
+        sizes: NDArray[np.int64] | None = None,
     ) -> None:
         self.name = name
         self.paths = paths if isinstance(paths, Paths) else Paths(map(str, paths))
@@ -104,10 +104,11 @@ class ImageFiles:
         """Decode the files in order."""
         for position in filter(wanted, range(len(self.paths))):
             path = self.paths[position]
-            record = {"id": position + 1 if self._ids is None else self._ids[position], "file_name": str(path)}
+            id = position + 1 if self._ids is None else int(self._ids[position])
+            record = {"id": id, "file_name": str(path)}
             name = f"{position + 1:06d}_{path.stem}" if self._numbered else path.stem
             try:
-                pixels = read_image(path, None if self._sizes is None else self._sizes[position])
+                pixels = read_image(path, None if self._sizes is None else tuple(self._sizes[position].tolist()))
                 yield Frame(position, name, record, pixels)
             except DataError as error:
                 yield Frame(position, name, record, None, str(error))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -43,8 +43,13 @@ class Split:
 
     def owns(self, position: int) -> bool:
         """Whether the image at a position, from 0 on, is for this process."""
-        turn = zlib.crc32(f"{self.run} {position // self.count}".encode()) if self.run else 0
-        return (position + turn) % self.count == self.index
+        return (position + self._turn(position // self.count)) % self.count == self.index
+
+    def _turn(self, row: int) -> int:
+        """By how many processes a row is turned: by chance, but the same for all."""
+        if not self.run:
+            return 0
+        return int.from_bytes(hashlib.blake2b(f"{self.run} {row}".encode(), digest_size=8).digest(), "little")
 
     def device(self, given: str | None) -> str | None:
         """The device that was asked for; else a CUDA device for each process of a machine, None where there is none."""
