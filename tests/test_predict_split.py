@@ -179,6 +179,18 @@ def test_a_line_that_is_cut_off_anywhere_does_not_count(tmp_path: Path) -> None:
         assert len(list(shards.entries())) == done.count
 
 
+def test_an_image_that_two_processes_did_counts_once(tmp_path: Path) -> None:
+    for index, done in enumerate(((0, 1, 3), (1, 2, 3))):
+        shards = Shards(tmp_path)
+        shards.begin({})
+        for position in done:
+            record = {"image_id": position, "score": 0.5}
+            shards.add(Split(index, 2), position, {"id": position, "file_name": "a"}, [record], "")
+        shards.close()
+    assert shards.merge({1: "a"}).images == shards.done().count == 4
+    assert [record["image_id"] for record in json.loads((tmp_path / "results.json").read_text())] == [0, 1, 2, 3]
+
+
 def test_blocks_that_were_never_written_do_not_count(tmp_path: Path) -> None:
     shards = Shards(tmp_path)
     shards.begin({})
