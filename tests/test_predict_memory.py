@@ -31,7 +31,7 @@ config |= {"device": "cpu", "progress": False}
 video = {"ckpt": small, "max_side": 96}
 for name, frames, changes in (
     ("warm.avi", 20, video), ("few.avi", 20, video), ("many.avi", 100, video),
-    ("photo.jpg", 1, {"ckpt": large, "score_threshold": 0.0}),
+    ("photo.jpg", 1, {"ckpt": large, "score_threshold": 0.0, "max_side": None}),
 ):
     before = now()
     summary = predict({**config, "input": f"{folder}/{name}", "output": f"{folder}/out/{name}", **changes})
@@ -73,5 +73,5 @@ def test_a_video_of_100_frames_takes_what_20_take(measured: dict[str, list[float
 
 def test_a_large_photo_is_bounded(measured: dict[str, list[float]]) -> None:
     before, _, peak, instances = measured["photo"]
-    assert instances == 100
-    assert peak - before < 700, measured  # all masks at once, at the size of the photo, would be 1,200
+    assert instances > 50
+    assert peak - before < 400, measured  # all masks at the size of the photo would be that much
