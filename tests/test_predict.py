@@ -83,7 +83,7 @@ def test_an_image(ckpt: Path, folder: Path, tmp_path: Path) -> None:
     summary = predict(ckpt, folder / "a.jpg", tmp_path / "out")
     records, images = read(tmp_path / "out")
     assert images == [{"id": 1, "file_name": str(folder / "a.jpg"), "height": 48, "width": 64}]
-    assert (summary.images, summary.instances, summary.problems) == (1, len(records), [])
+    assert (summary.images, summary.instances, summary.skipped) == (1, len(records), 0)
     assert records and min(record["score"] for record in records) >= 0.45
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "results.json", "images.json"}
     with Image.open(tmp_path / "out/a.png") as drawn:
@@ -106,7 +106,7 @@ def test_a_broken_file_is_named_and_skipped(
     records, images = read(tmp_path / "out")
     assert [(image["id"], Path(image["file_name"]).name) for image in images] == [(1, "a.jpg"), (2, "b.png")]
     assert {record["image_id"] for record in records} == {1, 2}
-    assert summary.images == 2 and len(summary.problems) == 1
+    assert summary.images == 2 and summary.skipped == 1
     assert f"skipped {folder}/c.jpg: cannot be decoded as an image" in capsys.readouterr().err
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"a.png", "b.png"}
 
@@ -368,4 +368,4 @@ def test_exit_code_2_if_nothing_could_be_read(ckpt: Path, folder: Path, tmp_path
     (tmp_path / "bad.mp4").write_text("no video")
     done = run("predict", f"ckpt={ckpt}", "input=bad.mp4", cwd=tmp_path, check=False)
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
-    assert not (tmp_path / "outputs").exists()
+    assert [path.name for path in tmp_path.glob("outputs/predict/*/*")] == ["problems.json"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -116,6 +117,20 @@ def test_the_picture_may_have_another_size(found: Prediction) -> None:
     assert shown_size((3000, 4000), 2000, 320) == (1500, 2000)
     assert shown_size((10, 1500), 2000, 320) == (10, 1500)
     assert shown_size((64, 64), None, 320) == (320, 320)
+
+
+@pytest.mark.parametrize("size", [SIZE, (20, 30), (17, 31), (120, 180), (1, 1)])
+def test_patches_are_the_masks_at_any_size(found: Prediction, size: tuple[int, int]) -> None:
+    for patch, mask in zip(found.patches_at(size), found.bool_masks(), strict=True):
+        expected = cv2.resize(mask.view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        placed = np.zeros(size, np.uint8)
+        height, width = patch.mask.shape
+        placed[patch.top : patch.top + height, patch.left : patch.left + width] = patch.mask.numpy()
+        assert np.array_equal(placed, expected)
+        ys, xs = np.nonzero(expected)
+        extent = (xs.min(), ys.min(), xs.max(), ys.max()) if len(xs) else (0, 0, 0, 0)
+        assert patch.extent == extent
+        assert height * width <= (extent[2] - extent[0] + 3) * (extent[3] - extent[1] + 3)
 
 
 def test_a_picture_of_another_image_is_refused(found: Prediction) -> None:

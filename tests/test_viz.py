@@ -9,6 +9,7 @@ from PIL import Image
 from torchvision.transforms.functional import pil_to_tensor
 
 from b2inst import viz
+from b2inst.ops.laplacian import boundary
 from b2inst.structures import Detections
 from b2inst.viz_curves import curves
 from b2inst.viz_draw import NEGATIVE, NEUTRAL, POSITIVE, basis_colors, instance_colors
@@ -53,6 +54,25 @@ def test_outline_is_two_pixels_in_a_large_picture():
     picture = paint(gray(320, 330), mask, alpha=0.0)
     contour = (picture != 100).any(dim=0)
     assert torch.equal(contour, mask & ~square(102, 102, 46, 320, 330))
+
+
+@pytest.mark.parametrize("size", [(60, 70), (330, 340)])
+def test_painting_in_the_extent_is_painting_in_the_picture(size):
+    generator = torch.Generator().manual_seed(0)
+    soft = torch.nn.functional.interpolate(torch.rand(12, 1, 9, 9, generator=generator), size, mode="bilinear")[:, 0]
+    masks = soft > 0.6
+    masks[1] = True  # touches all sides
+    masks[2] = False
+    masks[3], masks[3, -1, -1] = False, True
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=generator)
+    expected, order = image.clone(), masks.sum(dim=(1, 2)).argsort(descending=True, stable=True).tolist()
+    for mask, color in ((masks[i], instance_colors(12)[i][:, None]) for i in order):
+        expected[:, mask] = (0.55 * expected[:, mask].float() + 0.45 * color.float()).round().to(torch.uint8)
+        line = boundary(mask[None])[0] > 0
+        if min(size) >= 320:
+            line |= boundary((mask & ~line)[None])[0] > 0
+        expected[:, line] = color
+    assert torch.equal(paint(image, *masks), expected)
 
 
 def test_without_outline_all_of_the_mask_is_fill():

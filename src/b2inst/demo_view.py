@@ -99,10 +99,10 @@ def draw(found: Found, shown: Prediction, layers: Collection[str], max_side: int
     picture = _over(picture, found.inside, layers, size)
     if {"masks", "outlines"} & set(layers):
         names = list(dict.fromkeys(shown.class_names))
-        picture = viz.draw_instances(
-            picture, torch.from_numpy(shown.masks_at(size)),
-            torch.tensor([names.index(name) for name in shown.class_names]).long(), names,
-            torch.from_numpy(shown.scores), alpha=ALPHA if "masks" in layers else 0.0, outline="outlines" in layers,
+        labels = torch.tensor([names.index(name) for name in shown.class_names]).long()
+        picture = viz.draw_patches(
+            picture, shown.patches_at(size), labels, names, torch.from_numpy(shown.scores),
+            alpha=ALPHA if "masks" in layers else 0.0, outline="outlines" in layers,
         )  # fmt: skip
     return np.ascontiguousarray(picture.permute(1, 2, 0).numpy())
 

@@ -13,21 +13,24 @@ from b2inst import runtime
 from b2inst.callbacks.evaluation import CocoEvaluation
 from b2inst.callbacks.pictures import Pictures
 from b2inst.config import CHECKPOINT_TARGETS, ConfigError, build, plain
+from b2inst.evaluate_split import evaluate_part
 from b2inst.lit import LitSegmenter
 from b2inst.metrics.coco import KINDS
 from b2inst.metrics.results import evaluate_files, save_results
 from b2inst.metrics.scores import Scores
 from b2inst.paths import config_dir, unwritable
+from b2inst.split import this_split
 
 
-def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Scores, Path]:
-    """Run a checkpoint over its validation data, or over other data.
+def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Scores | None, Path]:
+    """Run a checkpoint over its validation data, or over other data; over a part of it where it is split.
 
     Args:
         config: plain values, as `conf/evaluate.yaml` composes them, with `ckpt`.
 
     Returns:
-        The scores and the file they were written to; results and pictures lie beside it.
+        The scores and the file they were written to; results and pictures lie beside it. No scores where other
+        processes still have images to do.
     """
     ckpt = Path(config["ckpt"]).expanduser()
     output = Path(config["output"] or ckpt.resolve().parent.parent / "evaluation" / "metrics.json")
@@ -45,6 +48,9 @@ def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Scores, Path]:
                 f"{data.val_annotations}: its category ids {list(data.category_ids)} are not those the checkpoint was "
                 f"trained with, {module.config['category_ids']}; evaluate on data with the same classes"
             )
+        split = this_split(config["shard"])
+        if split.count > 1 or config["shard"] is not None:
+            return evaluate_part(config, module, data, split, output), output
         evaluation = CocoEvaluation(config["kinds"] or KINDS, config["dilation_ratio"])
         pictures = Pictures(str(output.parent / "pictures"), config["pictures"])
         trainer = pl.Trainer(
@@ -78,7 +84,7 @@ def main(cfg: DictConfig) -> None:
 
 
 def evaluate(config: dict[str, Any]) -> None:
-    """Evaluate what the configuration names, and print the tables.
+    """Evaluate what the configuration names, and print the tables; of several processes only that which ends last.
 
     Raises:
         ConfigError: something is missing or cannot work.
@@ -97,6 +103,8 @@ def evaluate(config: dict[str, Any]) -> None:
             )
         except (FileNotFoundError, ValueError) as error:
             raise ConfigError(str(error)) from error
+    if scores is None:
+        return
     print(scores.table())
     if config["per_class"]:
         print(scores.class_table())

@@ -1,22 +1,18 @@
 """Find instances in images or a video: `python -m b2inst.predict ckpt=FILE input=PATH`.
 
-Writes into the folder `output`: a picture per image, `results.json` (COCO results) and `images.json` (the images by
-id, and the categories). Exit code 1: nothing could be started; 2: no image could be read.
+Writes into the folder `output`: a picture per image, `results.json` (COCO results), `images.json` (the images by id,
+and the categories) and, if there are some, `problems.json` (images that could not be read). The same command goes on
+where it was stopped, and under `torchrun` or `srun` each process takes its part. Exit code 1: nothing could be started,
+or written; 2: no image could be read.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import hydra
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
 
 from b2inst import runtime
 from b2inst.config import ConfigError, plain
@@ -24,33 +20,12 @@ from b2inst.data.errors import DataError
 from b2inst.paths import config_dir
 from b2inst.predict_models import load_models
 from b2inst.predict_panels import SHOWN
-from b2inst.predict_source import Frame, Source, open_source
+from b2inst.predict_paths import digest
+from b2inst.predict_run import Summary, run
+from b2inst.predict_shards import FOLDER, Shards
+from b2inst.predict_source import Source, Video, open_source
 from b2inst.predict_writer import Writer
-from b2inst.predictor import B2Inst
-
-
-@dataclass
-class Summary:
-    """What a prediction did.
-
-    Attributes:
-        output: folder of all files.
-        images: how many were read.
-        instances: how many were found in them.
-        problems: one line for each image that could not be read.
-        seconds: from the first image to the last file.
-    """
-
-    output: Path
-    images: int = 0
-    instances: int = 0
-    problems: list[str] = field(default_factory=list)
-    seconds: float = 0.0
-
-    def __str__(self) -> str:
-        speed = f"{self.images / self.seconds:.1f} images/s" if self.seconds else ""
-        skipped = f", {len(self.problems)} skipped" if self.problems else ""
-        return f"{self.instances} instances in {self.images} images{skipped} ({speed})\n  {self.output}"
+from b2inst.split import this_split
 
 
 def predict(config: dict[str, Any]) -> Summary:
@@ -64,41 +39,36 @@ def predict(config: dict[str, Any]) -> Summary:
         DataError: a video that cannot be read; nothing has been written either.
     """
     show = check(config)
+    split = this_split(config["shard"])
+    if split.count > 1 and config["force"]:
+        raise ConfigError("force=true: several processes cannot agree on what to replace; remove the folder yourself")
     source = open_source(str(config["input"]))
+    if split.count > 1 and isinstance(source, Video):
+        raise ConfigError(f"input={config['input']}: a video is not split in {split.count} parts; give shard=0/1")
     output = _output(config, source)
-    models = load_models(config, show)
-    writer = Writer(output, show, config["max_side"], config["instance"], list(models))
-    model = next(iter(models.values()))
-    summary = Summary(output)
-    start, seen = time.perf_counter(), 0
-    with _progress(not config["progress"]) as progress:
-        task = progress.add_task(source.name, total=source.length)
-        for frames in _chunks(source, config["batch_size"]):
-            seen += len(frames)
-            for problem in _predict_chunk([*models.values()], frames, writer, config["score_threshold"]):
-                summary.problems.append(problem)
-                progress.console.print(f"skipped {problem}", markup=False)
-            progress.advance(task, len(frames))
-        if source.length is not None and seen < source.length:
-            progress.console.print(f"{config['input']}: ends after {seen} of {source.length} frames", markup=False)
-    writer.close(dict(zip(model.category_ids, model.class_names, strict=True)))
-    summary.images, summary.instances = len(writer.images), len(writer.records)
-    summary.seconds = time.perf_counter() - start
+    models = load_models({**config, "device": split.device(config["device"])}, show)
+    shards = Shards(output)
+    if config["force"]:
+        _remove_results(shards)
+    shards.begin(
+        {"input": source.digest(), "ckpt": digest(config["ckpt"]), "score_threshold": config["score_threshold"]}
+    )
+    writer = Writer(shards, split, output, show, config["max_side"], config["instance"], list(models))
+    progress = config["progress"] and split.index == 0
+    summary = run(source, [*models.values()], writer, config["batch_size"], config["score_threshold"], progress)
+    if not summary.left:  # who does the last image joins the files
+        model = next(iter(models.values()))
+        summary.totals = shards.merge(dict(zip(model.category_ids, model.class_names, strict=True)))
+        if split.count == 1:  # others may still be about to look
+            shards.remove()
     return summary
 
 
-def _predict_chunk(
-    models: list[B2Inst], frames: list[Frame], writer: Writer, score_threshold: float | None
-) -> list[str]:
-    """Find and write what is in some frames; the problems of those that could not be read."""
-    readable = [frame for frame in frames if frame.pixels is not None]
-    look_inside = any(name != "masks" for name in writer.show)
-    blend_of = writer.instance if "attention" in writer.show else None
-    pixels = [frame.pixels for frame in readable]
-    found = [model.run(pixels, score_threshold, look_inside, blend_of) for model in models]
-    for frame, *results in zip(readable, *found, strict=True):
-        writer.add(frame, results)
-    return [frame.problem for frame in frames if frame.pixels is None]
+def _remove_results(shards: Shards) -> None:
+    """Forget what was found before: results that are still there after the next one is stopped would not be its own."""
+    shards.remove()
+    for name in ("results", "images", "problems"):
+        (shards.output / f"{name}.json").unlink(missing_ok=True)
 
 
 def check(config: dict[str, Any]) -> list[str]:
@@ -113,13 +83,14 @@ def check(config: dict[str, Any]) -> list[str]:
     if config["ckpt"] is None:
         raise ConfigError("ckpt: missing; give ckpt=FILE, for example ckpt=outputs/demo/checkpoints/best.ckpt")
     if config["input"] is None:
-        raise ConfigError("input: missing; give input=PATH, an image, a folder, a glob pattern or a video")
-    show = [config["show"]] if isinstance(config["show"], str) else list(config["show"] or [])
+        raise ConfigError("input: missing; give input=PATH, an image, a folder, a glob pattern, a list or a video")
+    given = config["show"]
+    show = [given] if isinstance(given, str) else list(given or [])
     unknown = [name for name in show if name not in SHOWN]
-    if unknown or not show or len(set(show)) < len(show):
+    if unknown or (not show and given is not None) or len(set(show)) < len(show):
         raise ConfigError(
             f"show={','.join(map(str, show)) or '[]'}: give one or more of {', '.join(SHOWN)}, each once, as in "
-            "'show=[masks,bases]'"
+            "'show=[masks,bases]', or null for no pictures"
         )
     threshold = config["score_threshold"]
     if threshold is not None and (not _is(threshold, int, float) or not 0 <= threshold <= 1):
@@ -143,41 +114,10 @@ def _output(config: dict[str, Any], source: Source) -> Path:
         raise ConfigError(f"output={output}: the images are in there and might be replaced; give another folder")
     if output.exists() and not output.is_dir():
         raise ConfigError(f"output={output}: is a file; give a folder")
-    if output.is_dir() and any(output.iterdir()) and not config["force"]:
+    others = output.is_dir() and any(path.name != FOLDER for path in output.iterdir())
+    if others and not config["force"] and not Shards(output).exist:
         raise ConfigError(f"output={output}: has files already; give another folder, or force=true to replace them")
     return output
-
-
-def _chunks(source: Source, size: int) -> Iterator[list[Frame]]:
-    """Frames, so many at a time."""
-    chunk: list[Frame] = []
-    for frame in source.frames():
-        chunk.append(frame)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-class _Speed(TextColumn):
-    """Images per second."""
-
-    def __init__(self) -> None:
-        super().__init__("")
-
-    def render(self, task: Task) -> Text:
-        """The speed since the beginning; the bar's own is unknown until there are two steps."""
-        elapsed = task.finished_time or task.elapsed
-        return Text(f"{task.completed / elapsed:.1f} images/s" if elapsed and task.completed else "")
-
-
-def _progress(disable: bool) -> Progress:
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    return Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Speed(),
-        TimeRemainingColumn(), console=console, disable=disable,
-    )  # fmt: skip
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="predict")
@@ -188,8 +128,8 @@ def main(cfg: DictConfig) -> None:
             summary = predict(plain(cfg))
         except OSError as error:
             raise ConfigError(str(error)) from error
-        if not summary.images:
-            raise DataError(f"none of {len(summary.problems)} images could be read")
+        if summary.totals is not None and not summary.totals.images:
+            raise DataError(f"none of {summary.totals.problems} images could be read")
     print(summary, flush=True)
 
 

@@ -20,6 +20,7 @@ from b2inst.metrics.convert import make_records
 from b2inst.ops.masks import masks_to_rle
 from b2inst.ops.polygons import mask_to_polygons
 from b2inst.structures import Detections
+from b2inst.viz_draw import RIM, Patch, cut_out
 
 LABELME_VERSION = "5.5.0"  # of the format that is written; LabelMe 5 and later read it
 
@@ -90,12 +91,10 @@ class Prediction:
             mask[:] = _decode(rle)
         return masks
 
-    def masks_at(self, size: tuple[int, int]) -> NDArray[np.bool_]:
-        """Decode all masks at another size (height, width), pixels repeated or left out: (D, height, width) bool."""
-        masks = np.zeros((len(self), *size), bool)
-        for mask, rle in zip(masks, self.masks, strict=True):
-            mask[:] = cv2.resize(_decode(rle).view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        return masks
+    def patches_at(self, size: tuple[int, int]) -> list[Patch]:
+        """Cut out all masks at another size (height, width), pixels repeated or left out; one is decoded at a time."""
+        rows, columns = (_nearest(*lengths) for lengths in zip(self.size, size, strict=True))
+        return [_patch(rle, rows, columns) for rle in self.masks]
 
     def polygons(self, tolerance: float = 0.0) -> list[list[NDArray[np.float64]]]:
         """Outline the masks, see `b2inst.ops.polygons`.
@@ -178,11 +177,11 @@ class Prediction:
             )
         size = shown_size(self.size, max_side, min_side)
         picture = torch.from_numpy(resized(pixels, size).transpose(2, 0, 1).copy())
+        if len(self) == 0:
+            return Image.fromarray(picture.permute(1, 2, 0).numpy())
         names = list(dict.fromkeys(self.class_names))
-        drawn = viz.draw_instances(
-            picture, torch.from_numpy(self.masks_at(size)),
-            torch.tensor([names.index(name) for name in self.class_names]).long(), names, torch.from_numpy(self.scores),
-        )  # fmt: skip
+        labels = torch.tensor([names.index(name) for name in self.class_names])
+        drawn = viz.draw_patches(picture, self.patches_at(size), labels, names, torch.from_numpy(self.scores))
         return Image.fromarray(drawn.permute(1, 2, 0).numpy())
 
 
@@ -205,3 +204,22 @@ def resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8
 
 def _decode(rle: dict[str, Any]) -> NDArray[np.bool_]:
     return coco_mask.decode([rle])[:, :, 0].view(bool)
+
+
+def _nearest(length: int, other: int) -> NDArray[np.int64]:
+    """Which of `length` pixels in a row stands at each of `other` ones: (other,), as OpenCV chooses them."""
+    pixels = np.arange(length, dtype=np.float32)[:, None]  # exact below 2**24
+    return cv2.resize(pixels, (1, other), interpolation=cv2.INTER_NEAREST_EXACT)[:, 0].astype(np.int64)
+
+
+def _patch(rle: dict[str, Any], rows: NDArray[np.int64], columns: NDArray[np.int64]) -> Patch:
+    """Cut a mask out of the pixels in some rows and columns of its image."""
+    x, y, width, height = coco_mask.toBbox(rle).astype(np.int64).tolist()
+    left, right = np.searchsorted(columns, (x, x + width)).tolist()
+    top, bottom = np.searchsorted(rows, (y, y + height)).tolist()
+    left, top = max(0, left - RIM), max(0, top - RIM)
+    part = _decode(rle)[np.ix_(rows[top : bottom + RIM], columns[left : right + RIM])]
+    patch = cut_out(torch.from_numpy(np.ascontiguousarray(part)))
+    x0, y0, x1, y1 = patch.extent
+    place = (x0 + left, y0 + top, x1 + left, y1 + top)
+    return Patch(patch.mask, patch.left + left, patch.top + top, place)

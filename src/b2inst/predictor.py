@@ -151,7 +151,7 @@ class B2Inst:
 
     def run(
         self, images: Sequence[NDArray[np.uint8]], score_threshold: float | None = None, look_inside: bool = False,
-        blend_of: int | None = None,
+        blend_of: int | None = None, everything: bool = False,
     ) -> list[tuple[Prediction, Inside | None]]:  # fmt: skip
         """Find the instances of images that are decoded, and keep what the network made of them.
 
@@ -160,6 +160,8 @@ class B2Inst:
             score_threshold: as in `predict`.
             look_inside: keep the bases.
             blend_of: of which instance to keep attention and cropped bases as well, 0 for the best; None for none.
+            everything: keep all that the validation scores, what the detector finds with its own threshold, whatever
+                the mask score; `score_threshold` is not used then.
 
         Returns:
             of each image the result, and its `Inside` if one of the two was asked for.
@@ -179,7 +181,8 @@ class B2Inst:
         found: dict[int, tuple[Prediction, Inside | None]] = {}
         for canvas, members in groups.items():
             sizes = [images[i].shape[:2] for i in members]
-            results = self._pass([inputs[i] for i in members], sizes, canvas, threshold, look_inside, blend_of)
+            least = None if everything else threshold
+            results = self._pass([inputs[i] for i in members], sizes, canvas, least, look_inside, blend_of)
             found.update(zip(members, results, strict=True))
         return [found[i] for i in range(len(images))]
 
@@ -215,8 +218,8 @@ class B2Inst:
 
     @torch.inference_mode()
     def _pass(
-        self, inputs: Sequence[Tensor], sizes: Sequence[tuple[int, int]], canvas: tuple[int, int], threshold: float,
-        look_inside: bool, blend_of: int | None,
+        self, inputs: Sequence[Tensor], sizes: Sequence[tuple[int, int]], canvas: tuple[int, int],
+        threshold: float | None, look_inside: bool, blend_of: int | None,
     ) -> list[tuple[Prediction, Inside | None]]:  # fmt: skip
         """One pass of the network over inputs that fit the same canvas; `sizes` are those of the images."""
         batch = _batch(inputs, sizes, canvas).to(self.device)
@@ -226,7 +229,7 @@ class B2Inst:
             blends = [None] * len(inputs) if blend_of is None else self.model.blends(outputs, found, blend_of)
         results: list[tuple[Prediction, Inside | None]] = []
         for i, (detections, size) in enumerate(zip(found.detections(), sizes, strict=True)):
-            kept = detections[detections.scores >= threshold]
+            kept = detections if threshold is None else detections[detections.scores >= threshold]
             prediction = Prediction.from_detections(kept, size, self.class_names, self.category_ids)
             inside = None
             if look_inside or blend_of is not None:
@@ -236,11 +239,11 @@ class B2Inst:
         return results
 
     @contextmanager
-    def _finds_from(self, threshold: float) -> Iterator[None]:
+    def _finds_from(self, threshold: float | None) -> Iterator[None]:
         """Let the detector look further down than in the validation where less is asked for."""
         detector: Any = self.model.detector
         usual = detector.score_threshold
-        detector.score_threshold = min(usual, threshold)
+        detector.score_threshold = usual if threshold is None else min(usual, threshold)
         try:
             yield
         finally:

@@ -20,10 +20,11 @@ from torchvision.utils import draw_bounding_boxes
 from b2inst.ops.masks import paste_masks
 from b2inst.structures import Detections
 from b2inst.viz_draw import (
+    Patch,
     basis_colors,
     checked_picture,
     cut,
-    extent,
+    cut_out,
     font,
     hatch,
     instance_colors,
@@ -82,17 +83,32 @@ def draw_instances(
         hatch(picture, crowd.cpu().bool())
     if count == 0:
         return picture
-    masks, colors = masks.cpu(), instance_colors(count)
-    areas = torch.tensor([int(mask.sum()) for mask in masks])  # the sum of all at once would need 8 bytes a pixel
+    patches = [cut_out(mask) for mask in masks.cpu()]
+    return draw_patches(picture, patches, labels, class_names, scores, boxes, alpha, outline)
+
+
+def draw_patches(
+    picture: Tensor, patches: Sequence[Patch], labels: Tensor, class_names: Sequence[str] | None,
+    scores: Tensor | None = None, boxes: Tensor | None = None, alpha: float = 0.45, outline: bool = True,
+) -> Tensor:  # fmt: skip
+    """Paint instances as `draw_instances` does, given as the parts of the picture that they are in.
+
+    Args:
+        picture: (3, H, W) uint8, RGB; it may be changed.
+        patches: of D instances, inside of the picture.
+        labels, class_names, scores, boxes, alpha, outline: see `draw_instances`.
+    """
+    colors = instance_colors(len(patches))
+    areas = torch.tensor([patch.area for patch in patches])
     order = areas.argsort(descending=True, stable=True).tolist()
-    paint(picture, masks, colors, order, alpha, outline)
+    paint(picture, patches, colors, order, alpha, outline)
     if boxes is not None:
-        corners = pixel_corners(boxes, size)
+        corners = pixel_corners(boxes, tuple(picture.shape[1:]))
         picture = draw_bounding_boxes(picture, corners, colors=[tuple(color) for color in colors.tolist()])
     if class_names is None:
         return picture
-    visible = [i for i in reversed(order) if boxes is not None or masks[i].any()]
-    places = {i: extent(masks[i]) if boxes is None else corners[i].tolist() for i in visible}
+    visible = [i for i in reversed(order) if boxes is not None or areas[i] > 0]
+    places = {i: [*patches[i].extent] if boxes is None else corners[i].tolist() for i in visible}
     texts = [class_names[label] for label in labels.tolist()]
     if scores is not None:
         texts = [f"{text} {score:.2f}" for text, score in zip(texts, scores.tolist(), strict=True)]
@@ -273,7 +289,7 @@ def save(picture: Tensor, path: str | Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        file.save(part, format="PNG")
+        file.save(part, format="PNG", compress_level=3)  # 6, the default, takes twice the time for a tenth less
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)

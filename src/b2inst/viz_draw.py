@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from PIL import ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.ops import masks_to_boxes
 from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 from b2inst.ops.laplacian import boundary
@@ -80,18 +80,57 @@ def hatch(picture: Tensor, where: Tensor) -> None:
     picture[:, where & (phase == HATCH_PERIOD // 2)] = HATCH_DARK
 
 
-def paint(picture: Tensor, masks: Tensor, colors: Tensor, order: list[int], alpha: float, outline: bool) -> None:
+@dataclass(frozen=True)
+class Patch:
+    """A mask cut out of its picture, with a rim of background, so that an instance costs what its own size costs.
+
+    Attributes:
+        mask: (h, w) bool.
+        left, top: where its first pixel is in the picture.
+        extent: first and last column and row of the mask in the picture, [x0, y0, x1, y1]; zeros if it is empty.
+    """
+
+    mask: Tensor
+    left: int = 0
+    top: int = 0
+    extent: tuple[int, int, int, int] = (0, 0, 0, 0)
+
+    @property
+    def area(self) -> int:
+        """Pixels of the mask."""
+        return int(self.mask.sum())
+
+
+RIM = 1  # pixels: enough for a contour, which looks at the eight neighbors
+
+
+def cut_out(mask: Tensor) -> Patch:
+    """Cut an (H, W) bool mask out of its picture, with a rim where the picture goes on."""
+    columns, rows = mask.any(dim=0).nonzero()[:, 0], mask.any(dim=1).nonzero()[:, 0]
+    if len(rows) == 0:
+        return Patch(mask[:0, :0])
+    (x0, x1), (y0, y1) = columns[[0, -1]].tolist(), rows[[0, -1]].tolist()
+    left, top = max(0, x0 - RIM), max(0, y0 - RIM)
+    return Patch(mask[top : y1 + 1 + RIM, left : x1 + 1 + RIM], left, top, (x0, y0, x1, y1))
+
+
+def paint(
+    picture: Tensor, patches: Sequence[Patch], colors: Tensor, order: list[int], alpha: float, outline: bool
+) -> None:
     """Fill masks with translucent colors and trace their contours at full color, in this order."""
     thick = min(picture.shape[1:]) >= 320
     for i in order:
+        mask = patches[i].mask
+        if mask.numel() == 0:
+            continue
         color = colors[i].float()[:, None]
-        inside = picture[:, masks[i]].float()
-        picture[:, masks[i]] = to_uint8((1 - alpha) * inside + alpha * color)
+        part = picture[:, patches[i].top :, patches[i].left :][:, : mask.shape[0], : mask.shape[1]]
+        part[:, mask] = to_uint8((1 - alpha) * part[:, mask].float() + alpha * color)
         if outline:
-            line = boundary(masks[i : i + 1])[0] > 0
+            line = boundary(mask[None])[0] > 0
             if thick:  # one pixel more, inwards
-                line |= boundary((masks[i] & ~line)[None])[0] > 0
-            picture[:, line] = colors[i][:, None]
+                line |= boundary((mask & ~line)[None])[0] > 0
+            part[:, line] = colors[i][:, None]
 
 
 def pixel_corners(boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -100,11 +139,6 @@ def pixel_corners(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     corners = torch.cat([boxes[:, :2].floor(), boxes[:, 2:].ceil() - 1], dim=1).cpu().long()
     corners = corners.clamp(min=0).minimum(limit)
     return torch.cat([corners[:, :2], torch.maximum(corners[:, 2:], corners[:, :2])], dim=1)
-
-
-def extent(mask: Tensor) -> list[int]:
-    """First and last column and row of a mask as [x0, y0, x1, y1]; its upper left if it is empty."""
-    return masks_to_boxes(mask[None])[0].long().tolist() if mask.any() else [0, 0, 0, 0]
 
 
 def font(side: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
