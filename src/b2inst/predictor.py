@@ -50,8 +50,8 @@ class B2Inst:
     """A trained model that takes images as they are.
 
     Images are prepared as in the validation of the training, and what is found is brought back into their own pixels.
-    Images share a pass only where their padded inputs have the same size, so that `batch_size` changes the speed and
-    not the result. One object is not for several threads at a time.
+    Images share a pass only where their padded inputs have the same size, so that `batch_size` changes the speed and,
+    beyond rounding, not the result. One object is not for several threads at a time.
 
     Args:
         module: in evaluation mode, for instance from `LitSegmenter.from_checkpoint`.
