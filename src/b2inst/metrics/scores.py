@@ -5,9 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +14,8 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from b2inst.writing import whole_file
 
 
 @dataclass(frozen=True)
@@ -76,19 +76,8 @@ class Scores:
 
 def write_json(content: Any, path: str | Path, indent: int | None = None) -> None:
     """Write JSON so that a reader never sees half a file: beside the target first, then renamed."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=indent, allow_nan=False)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp makes files that nobody else can read
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+    with whole_file(path) as file:
+        json.dump(content, file, indent=indent, allow_nan=False)
 
 
 def _json_numbers(value: Any) -> Any:
