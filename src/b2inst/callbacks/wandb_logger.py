@@ -15,6 +15,8 @@ from pytorch_lightning.utilities import rank_zero_only
 
 log = logging.getLogger(__name__)
 
+_EXPERIMENT: property = WandbLogger.experiment  # type: ignore[assignment]
+
 
 class SteadyWandbLogger(WandbLogger):
     """Lightning's logger for W&B, whose failures do not end a training.
@@ -28,17 +30,17 @@ class SteadyWandbLogger(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run; offline where its server cannot be had."""
-        if self._experiment is None and not self._offline:
+        """The run; on disk alone where its server cannot be had, and nowhere where that fails too."""
+        if self._experiment is None:
             from wandb.errors import Error
 
-            try:
-                return WandbLogger.experiment.fget(self)  # type: ignore[attr-defined]
-            except Error as error:
-                log.warning("W&B: no run on the server (%s); it is kept in %s, for `wandb sync`", error, self._save_dir)
-                self._offline = True
-                self._wandb_init["mode"] = "offline"
-        return WandbLogger.experiment.fget(self)  # type: ignore[attr-defined]
+            for mode, told in (("offline", f"it is kept in {self._save_dir}, for `wandb sync`"), ("disabled", "none")):
+                try:
+                    return _EXPERIMENT.fget(self)  # type: ignore[misc]
+                except (Error, OSError) as error:
+                    log.warning("W&B: no run (%s); instead: %s", error, told)
+                    self._wandb_init["mode"] = mode
+        return _EXPERIMENT.fget(self)  # type: ignore[misc]
 
     @rank_zero_only
     def log_hyperparams(self, params: Any) -> None:
