@@ -77,5 +77,6 @@ def _finish_wandb(exit_code: int) -> None:
     if wandb is not None and getattr(wandb, "run", None) is not None:
         try:
             wandb.finish(exit_code=exit_code)
-        except Exception as error:  # whatever its service raises: the run is over, and its folder can be uploaded
-            log.warning("W&B: the run could not be closed (%s); `wandb sync` uploads its folder", error)
+        except Exception as error:  # whatever its service raises: the training is over and has its files
+            reason = f"{type(error).__name__}: {error}"
+            log.warning("W&B: the run could not be closed (%s); `wandb sync` uploads what is in its folder", reason)

@@ -11,7 +11,6 @@ from typing import Any
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
 
 from b2inst.writing import may_fail, whole_file
 
@@ -67,7 +66,7 @@ def overrides_of(job: Path) -> list[str] | None:
     """What was given for the job in a folder, in this order; None where the folder does not (yet) tell."""
     try:
         given = OmegaConf.to_container(OmegaConf.load(job / ".hydra" / "overrides.yaml"))
-    except (OSError, ValueError, YAMLError):
+    except Exception:  # of the disk, of YAML, of OmegaConf: a kill may have left any part of the file
         return None
     return _of_job(given) if isinstance(given, list) else None
 

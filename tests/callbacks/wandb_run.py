@@ -33,7 +33,7 @@ ANSWERS = {  # by what is asked for; all else is answered with nothing
 class Server(BaseHTTPRequestHandler):
     """As much of W&B as a run needs to start."""
 
-    protocol_version = "HTTP/1.1"
+    protocol_version = "HTTP/1.0"  # a connection for each request, so that none is left when the server goes
     asked: list[str] = []
 
     def do_POST(self) -> None:
