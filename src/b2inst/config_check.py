@@ -32,12 +32,13 @@ Lines = Iterator[str]
 
 TOP_LEVEL = (
     "model", "gt", "data", "augment", "optim", "schedule", "trainer", "training", "callbacks", "logger", "seed", "name",
-    "output", "ckpt_path", "init_from", "objective",
+    "output", "ckpt_path", "init_from", "objective", "sweep",
 )  # fmt: skip
 # Sections that are read by name, so a key too many is a typo and a key too few a crash.
 FIXED_KEYS = {
     "training": ("channels_last", "compile", "matmul_precision"),
     "augment": ("train", "val"),
+    "sweep": ("resume",),
     "model.loss_weights": (
         "cls", "box", "quality", "mask", "semantic", "boundary", "score_iou", "score_boundary",
     ),

@@ -16,8 +16,9 @@ from typing import Any, BinaryIO, TextIO
 import orjson
 
 from b2inst.config import ConfigError
-from b2inst.metrics.scores import replacing, write_json
+from b2inst.metrics.scores import write_json
 from b2inst.split import Split
+from b2inst.writing import whole_file
 
 FOLDER, BEGUN = "shards", "begun.json"
 BLOCK = 1 << 16  # bytes of a shard that are held at a time when all are read side by side
@@ -154,7 +155,7 @@ class Shards:
         totals = {"images": 0, "instances": 0, "problems": 0}
         with ExitStack() as files:
             results, images, problems = (
-                _JsonList(files.enter_context(_replacing_unless_none(self.output / f"{name}.json", totals, counted)))
+                _JsonList(files.enter_context(_whole_unless_none(self.output / f"{name}.json", totals, counted)))
                 for name, counted in (("results", "images"), ("images", "images"), ("problems", "problems"))
             )
             results.begin("[")
@@ -207,9 +208,9 @@ class _NoneOfThese(Exception):
 
 
 @contextmanager
-def _replacing_unless_none(path: Path, totals: Mapping[str, int], counted: str) -> Iterator[TextIO]:
-    """As `replacing`, but without a file if nothing was counted under this name in the meantime."""
-    with suppress(_NoneOfThese), replacing(path) as file:
+def _whole_unless_none(path: Path, totals: Mapping[str, int], counted: str) -> Iterator[TextIO]:
+    """As `whole_file`, but without a file if nothing was counted under this name in the meantime."""
+    with suppress(_NoneOfThese), whole_file(path) as file:
         yield file
         if not totals[counted]:
             raise _NoneOfThese

@@ -12,6 +12,8 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from b2inst import writing
+from b2inst.callbacks.finite import NonFiniteError
 from b2inst.config import ConfigError
 from b2inst.data.errors import DataError
 
@@ -32,7 +34,7 @@ def told_in_words(data_error: int = 1) -> Iterator[None]:
     """
     try:
         yield
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, NonFiniteError) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -54,6 +56,7 @@ def job(seed: int, deterministic: bool, benchmark: bool, matmul_precision: str) 
         benchmark: cudnn's autotuning.
         matmul_precision: of float32 matrix products.
     """
+    writing.forget()
     ranks = {name: os.environ[name] for name in RANK_VARIABLES if name in os.environ}
     pl.seed_everything(seed, workers=True, verbose=False)
     torch.use_deterministic_algorithms(deterministic)
@@ -79,4 +82,8 @@ def _finish_wandb(exit_code: int) -> None:
     """Close the run of this job; the next job of a sweep would log into it otherwise."""
     wandb: Any = sys.modules.get("wandb")  # nobody pays for its import who does not use it
     if wandb is not None and getattr(wandb, "run", None) is not None:
-        wandb.finish(exit_code=exit_code)
+        try:
+            wandb.finish(exit_code=exit_code)
+        except Exception as error:  # whatever its service raises: the training is over and has its files
+            reason = f"{type(error).__name__}: {error}"
+            log.warning("W&B: the run could not be closed (%s); `wandb sync` uploads what is in its folder", reason)

@@ -23,9 +23,12 @@ from b2inst.lit import LitSegmenter
 from b2inst.metrics.results import save_results
 from b2inst.metrics.scores import Scores
 from b2inst.paths import config_dir
-from b2inst.sweep import ERROR_FILE
+from b2inst.sweep import ERROR_FILE, read_metrics, status
+from b2inst.writing import lost, may_fail
 
 log = logging.getLogger(__name__)
+
+RESULTS = "metrics.json or results.json"
 
 
 def train(config: dict[str, Any], multirun: bool = False) -> Scores:
@@ -80,9 +83,11 @@ def finish(trainer: pl.Trainer, module: LitSegmenter, data: pl.LightningDataModu
     trainer.validate(module, datamodule=data, verbose=False)
     scores = evaluation.scores
     if trainer.is_global_zero:
-        scores.to_json(output / "metrics.json")
-        save_results(output / "results.json", evaluation.records)
-        viz_curves.curves(output / "metrics.csv", output / "pictures")
+        with may_fail("loss and AP curves"):
+            viz_curves.curves(output / "metrics.csv", output / "pictures")
+        with may_fail(RESULTS, f"make room and run `python -m b2inst.evaluate ckpt={last}`"):
+            save_results(output / "results.json", evaluation.records)
+            scores.to_json(output / "metrics.json")  # the last: a sweep takes it as the mark of a job that is done
     return scores
 
 
@@ -140,12 +145,24 @@ def _run_job(config: dict[str, Any]) -> Scores | None:
     """One job of a sweep: an error is logged and kept in the job's folder, and does not end the sweep."""
     output = Path(config["output"])
     try:
+        (output / ERROR_FILE).unlink(missing_ok=True)  # of an earlier try
         return train(config, multirun=True)
     except Exception:
         log.exception("job failed: %s", output)
-        output.mkdir(parents=True, exist_ok=True)
-        (output / ERROR_FILE).write_text(traceback.format_exc())
+        with may_fail(f"{output / ERROR_FILE}"):
+            output.mkdir(parents=True, exist_ok=True)
+            (output / ERROR_FILE).write_text(traceback.format_exc())
         return None
+
+
+def _go_on(config: dict[str, Any]) -> dict[str, Any] | None:
+    """What a job of a sweep that is continued has reached, if it is done; else let it start from its checkpoint."""
+    output = Path(config["output"])
+    if status(output) == "done":
+        return read_metrics(output)
+    if config["ckpt_path"] is None or (output / "checkpoints" / "last.ckpt").is_file():
+        config["ckpt_path"] = "last"
+    return None
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="train")
@@ -158,6 +175,9 @@ def main(cfg: DictConfig) -> float | None:
             raise ConfigError("output: each job of a sweep has its own folder; give hydra.sweep.dir=DIR instead")
         cfg.output = run.runtime.output_dir
     config = plain(cfg)
+    if multirun and config["sweep"]["resume"] and (metrics := _go_on(config)) is not None:
+        log.info("done already: %s", config["output"])
+        return metrics.get(config["objective"])
     if multirun:
         scores = _run_job(config)
     else:
@@ -166,6 +186,8 @@ def main(cfg: DictConfig) -> float | None:
     if scores is None:
         return None
     print(report(Path(config["output"]), scores), flush=True)
+    if RESULTS in lost() and not multirun:
+        raise SystemExit(f"error: {RESULTS} could not be written: {lost()[RESULTS]}; the checkpoints are there")
     return scores.metrics.get(config["objective"])
 
 

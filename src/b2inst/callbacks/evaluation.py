@@ -14,6 +14,7 @@ from b2inst.metrics.convert import to_records
 from b2inst.metrics.curves import write_curves
 from b2inst.metrics.scores import Scores
 from b2inst.structures import Batch
+from b2inst.writing import may_fail
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,8 @@ class CocoEvaluation(pl.Callback):
         threshold = self.scores.metrics.get("mask/best_threshold", math.nan)
         self.threshold = None if math.isnan(threshold) else threshold
         if self.folder is not None and trainer.is_global_zero:
-            write_curves(self.scores, self.folder)
+            with may_fail("precision-recall curves"):
+                write_curves(self.scores, self.folder)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

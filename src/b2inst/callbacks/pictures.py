@@ -15,6 +15,7 @@ from b2inst import viz
 from b2inst.callbacks.evaluation import CocoEvaluation
 from b2inst.models.segmenter import Outputs, Segmenter
 from b2inst.structures import Batch
+from b2inst.writing import may_fail
 
 DEFAULT_THRESHOLD = 0.3  # where no pass has found a better one
 MIN_SIDE = 320  # pixels; smaller images are drawn enlarged, so that outlines and labels can be told apart
@@ -57,7 +58,8 @@ class Pictures(pl.Callback):
         for number, (batch, outputs, i) in enumerate(self._kept):
             panels = draw_panels(pl_module.model, batch, outputs, i, pl_module.class_names, threshold)
             name = f"{number:02d}_{Path(batch.images.file_names[i]).stem}.png"
-            viz.save(viz.side_by_side(panels, columns=3), self.folder / name)
+            with may_fail("pictures"):
+                viz.save(viz.side_by_side(panels, columns=3), self.folder / name)
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
                     pictures = [picture.permute(1, 2, 0).numpy() for picture in panels.values()]

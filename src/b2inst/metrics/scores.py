@@ -5,18 +5,17 @@ from __future__ import annotations
 import io
 import json
 import math
-import os
 import re
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from b2inst.writing import whole_file
 
 
 @dataclass(frozen=True)
@@ -77,26 +76,8 @@ class Scores:
 
 def write_json(content: Any, path: str | Path, indent: int | None = None) -> None:
     """Write JSON so that a reader never sees half a file: beside the target first, then renamed."""
-    with replacing(path) as file:
+    with whole_file(path) as file:
         json.dump(content, file, indent=indent, allow_nan=False)
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[TextIO]:
-    """Open a text file that takes the place of `path` when all is written, and is gone if that fails."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            yield file
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp makes files that nobody else can read
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
 
 
 def _json_numbers(value: Any) -> Any:
