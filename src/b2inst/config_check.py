@@ -370,7 +370,8 @@ def _objective(config: Mapping[str, Any]) -> Lines:
 
 def _ddp_in_a_sweep(config: Mapping[str, Any]) -> Lines:
     """DDP starts its processes as copies of the command, and each copy would run the whole sweep."""
-    strategy, devices = str(_get(config, "trainer.strategy", "auto")), _get(config, "trainer.devices", 1)
+    strategy, devices = _get(config, "trainer.strategy", "auto"), _get(config, "trainer.devices", 1)
+    strategy = "ddp" if isinstance(strategy, Mapping) else str(strategy)
     copies = strategy.startswith("ddp") and not strategy.startswith(("ddp_spawn", "ddp_fork", "ddp_notebook"))
     if strategy == "auto":  # Lightning takes ddp for several devices
         all_of_them = devices in ("auto", -1, "-1") and _get(config, "trainer.accelerator") != "cpu"
