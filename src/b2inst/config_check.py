@@ -345,6 +345,9 @@ def _trainer(config: Mapping[str, Any]) -> Lines:
     if precision is not None and str(precision) not in PRECISIONS:
         reason = " would round the boundary ground truth" if str(precision) in ("16-true", "bf16-true") else ""
         yield f"trainer.precision: {precision!r}{reason}; allowed: {', '.join(PRECISIONS)}"
+    if _get(config, "trainer.use_distributed_sampler", False):
+        yield ("trainer.use_distributed_sampler: true, but the data module splits the data among the processes; set it "
+               "to false")  # fmt: skip
 
 
 def _objective(config: Mapping[str, Any]) -> Lines:
