@@ -118,8 +118,9 @@ def test_two_processes_train_as_one(launcher: str, given: list[str], alone: Path
     numbers = {name: value for name, value in expected.items() if isinstance(value, float)}
     assert {name: scores[name] for name in numbers} == pytest.approx(numbers, abs=1e-6) and "mask/AP" in numbers
     records, others = (results(f) for f in (output, alone))
-    assert len(records) == len(others) > 50 and {row[0] for row in others} == {1, 2, 3, 4, 5}
-    assert all(row == pytest.approx(other, abs=1e-3) for row, other in zip(records, others, strict=True))
+    assert len(records) == len(others) > 50 and len({image for image, *_ in others}) == 5
+    assert [row[::2] for row in records] == [row[::2] for row in others]
+    assert [row[1] for row in records] == pytest.approx([row[1] for row in others], abs=1e-4)
     assert launcher == "submitit" or text.count("| boundary |") == 1, "more than one process tells the scores"
 
 

@@ -382,7 +382,7 @@ def _ddp_in_a_sweep(config: Mapping[str, Any]) -> Lines:
     single = devices in (1, "1") or isinstance(devices, list) and len(devices) == 1
     if copies and not single and started_from_outside() == 1:
         yield (f"trainer.strategy: {strategy} with devices={devices} restarts the whole sweep in every process; use "
-               "hydra/launcher=b2inst_slurm, or one torchrun per job without -m, or "
+               "hydra/launcher=b2inst_slurm (submitit), or one torchrun per job without -m, or "
                "trainer.strategy=ddp_spawn")  # fmt: skip
 
 
