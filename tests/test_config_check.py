@@ -302,7 +302,8 @@ def test_nonsense_is_refused_and_never_a_crash(config: dict[str, Any], section: 
 
 # ------------------------------------------------------------------------------------------------ several processes
 
-DDP = [("ddp", 2), ("ddp", "auto"), ("ddp_find_unused_parameters_true", 4), ("auto", 2), ("auto", [0, 1])]
+NODE = {"_target_": "b2inst.distributed.ddp", "timeout_s": 600}
+DDP = [("ddp", 2), (NODE, 2), ("ddp", "auto"), ("ddp_find_unused_parameters_true", 4), ("auto", 2), ("auto", [0, 1])]
 
 
 @pytest.mark.parametrize(("strategy", "devices"), DDP)
@@ -333,6 +334,11 @@ def test_slurm_starts_the_processes_itself(config: dict[str, Any], monkeypatch: 
     monkeypatch.setenv("SLURM_NTASKS", "2")
     monkeypatch.setenv("SLURM_JOB_NAME", "sweep")
     check(config, multirun=True)
+
+
+def test_lightning_may_not_split_the_data_again(config: dict[str, Any]) -> None:
+    config["trainer"]["use_distributed_sampler"] = True
+    assert mistakes(config)[0].startswith("trainer.use_distributed_sampler: true, but the data module splits the data")
 
 
 # ------------------------------------------------------------------------------------------- through the entry point

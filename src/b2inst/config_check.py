@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 from hydra.utils import get_object
-from pytorch_lightning.plugins.environments import SLURMEnvironment
 
 from b2inst.callbacks.evaluation import CocoEvaluation
 from b2inst.config import CHECKPOINT_TARGETS, TRAINING_TARGETS, ConfigError, targets_of
 from b2inst.data.datamodule import ROOT_VARIABLE, resolve_root
 from b2inst.data.shapes import Params, ensure
+from b2inst.distributed import started_from_outside
 from b2inst.losses.kervadec import Kervadec
 from b2inst.metrics.coco import KINDS
 from b2inst.models.basis import BasisHead
@@ -346,6 +346,9 @@ def _trainer(config: Mapping[str, Any]) -> Lines:
     if precision is not None and str(precision) not in PRECISIONS:
         reason = " would round the boundary ground truth" if str(precision) in ("16-true", "bf16-true") else ""
         yield f"trainer.precision: {precision!r}{reason}; allowed: {', '.join(PRECISIONS)}"
+    if _get(config, "trainer.use_distributed_sampler", False):
+        yield ("trainer.use_distributed_sampler: true, but the data module splits the data among the processes; set it "
+               "to false")  # fmt: skip
 
 
 def _objective(config: Mapping[str, Any]) -> Lines:
@@ -371,15 +374,16 @@ def _objective(config: Mapping[str, Any]) -> Lines:
 
 def _ddp_in_a_sweep(config: Mapping[str, Any]) -> Lines:
     """DDP starts its processes as copies of the command, and each copy would run the whole sweep."""
-    strategy, devices = str(_get(config, "trainer.strategy", "auto")), _get(config, "trainer.devices", 1)
+    strategy, devices = _get(config, "trainer.strategy", "auto"), _get(config, "trainer.devices", 1)
+    strategy = "ddp" if isinstance(strategy, Mapping) else str(strategy)
     copies = strategy.startswith("ddp") and not strategy.startswith(("ddp_spawn", "ddp_fork", "ddp_notebook"))
     if strategy == "auto":  # Lightning takes ddp for several devices
         all_of_them = devices in ("auto", -1, "-1") and _get(config, "trainer.accelerator") != "cpu"
         copies = torch.cuda.device_count() > 1 if all_of_them else devices not in ("auto", -1, "-1")
     single = devices in (1, "1") or isinstance(devices, list) and len(devices) == 1
-    if copies and not single and not SLURMEnvironment.detect():
+    if copies and not single and started_from_outside() == 1:
         yield (f"trainer.strategy: {strategy} with devices={devices} restarts the whole sweep in every process; use "
-               "hydra/launcher=submitit_slurm, or one torchrun per job without -m, or "
+               "hydra/launcher=b2inst_slurm (submitit), or one torchrun per job without -m, or "
                "trainer.strategy=ddp_spawn")  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from b2inst.callbacks.evaluation import THRESHOLD_KEY
 from b2inst.config import CHECKPOINT_TARGETS, build
+from b2inst.ops.dist import reduce_mean
 from b2inst.structures import Batch
 
 
@@ -78,7 +79,7 @@ class LitSegmenter(pl.LightningModule):
         return module.eval()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Total loss of a batch; logs each loss with and without its weight."""
+        """Total loss of a batch; logs each loss of all processes with and without its weight."""
         losses, stats = self.model.losses(self.model(batch.images), batch)
         total = self.model.total_loss(losses, self.current_epoch)
         self._log_losses("train", losses, total, len(batch))
@@ -100,12 +101,13 @@ class LitSegmenter(pl.LightningModule):
 
     def _log_losses(self, stage: str, losses: dict[str, Tensor], total: Tensor, batch_size: int) -> None:
         factors = self.model.weights(self.current_epoch)
-        values = {f"{stage}/loss": total.detach()}
-        for name, value in losses.items():
-            values[f"{stage}/loss_{name}"] = value.detach()
-            values[f"{stage}/weighted_{name}"] = factors[name] * value.detach()
+        total, *parts = reduce_mean(torch.stack([v.detach().float() for v in (total, *losses.values())]))
+        values = {f"{stage}/loss": total}
+        for name, value in zip(losses, parts, strict=True):
+            values[f"{stage}/loss_{name}"] = value
+            values[f"{stage}/weighted_{name}"] = factors[name] * value
         self.log_dict(values, batch_size=batch_size, sync_dist=stage == "val", on_epoch=stage == "val")
-        self.log(f"{stage}_loss", total.detach(), prog_bar=True, logger=False, batch_size=batch_size)
+        self.log(f"{stage}_loss", total, prog_bar=True, logger=False, batch_size=batch_size)
 
     def effective_batch(self) -> int:
         """Images of one optimizer step, over all devices and accumulated batches."""

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from b2inst import runtime, viz_curves
+from b2inst import distributed, runtime, viz_curves
 from b2inst.callbacks.evaluation import CocoEvaluation
 from b2inst.config import ConfigError, build, plain
 from b2inst.config_check import check
@@ -53,14 +53,16 @@ def train(config: dict[str, Any], multirun: bool = False) -> Scores:
         config["seed"], trainer_config["deterministic"], trainer_config["benchmark"],
         config["training"]["matmul_precision"],
     ):  # fmt: skip
+        distributed.join()
         data = build(config["data"])
         config["classes"], config["category_ids"] = list(data.class_names), list(data.category_ids)
         if config["model"]["num_classes"] is None:
             config["model"]["num_classes"] = data.num_classes
         ckpt_path = resolve_checkpoint(config["ckpt_path"], output)
-        output.mkdir(parents=True, exist_ok=True)
-        keep_old_log(output / "metrics.csv")
-        OmegaConf.save(OmegaConf.create(config), output / "config.yaml")
+        if distributed.rank() == 0:
+            output.mkdir(parents=True, exist_ok=True)
+            keep_old_log(output / "metrics.csv")
+            OmegaConf.save(OmegaConf.create(config), output / "config.yaml")
         module = LitSegmenter(config)
         if config["init_from"] is not None:
             init_from(module, config["init_from"])
@@ -174,6 +176,8 @@ def main(cfg: DictConfig) -> float | None:
         if any(override.startswith("output=") for override in run.overrides.task):
             raise ConfigError("output: each job of a sweep has its own folder; give hydra.sweep.dir=DIR instead")
         cfg.output = run.runtime.output_dir
+    elif distributed.rank() and not distributed.started_from_outside() > 1:
+        cfg.output = run.runtime.output_dir  # the name holds the time, and the first process has started earlier
     config = plain(cfg)
     if multirun and config["sweep"]["resume"] and (metrics := _go_on(config)) is not None:
         log.info("done already: %s", config["output"])
@@ -182,8 +186,9 @@ def main(cfg: DictConfig) -> float | None:
         scores = _run_job(config)
     else:
         with runtime.told_in_words():
+            distributed.check_output(run.overrides.task)
             scores = train(config)
-    if scores is None:
+    if scores is None or distributed.rank():
         return None
     print(report(Path(config["output"]), scores), flush=True)
     if RESULTS in lost() and not multirun:

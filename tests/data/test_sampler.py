@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DistributedSampler
 
 from b2inst.data.augment import Resize, flip
 from b2inst.data.datamodule import B2InstDataModule
@@ -42,13 +41,10 @@ def test_a_draw_names_all_randomness():
     assert Draw(3, 0, 5).sample_seed(9) == Draw(4, 0, 5).sample_seed(9)  # where the image is does not matter
 
 
-@pytest.mark.parametrize("replicas", [None, 2])
-def test_a_resumed_epoch_has_the_batches_of_the_interrupted_one(replicas):
+@pytest.mark.parametrize("place", [(0, 1), (1, 2)])
+def test_a_resumed_epoch_has_the_batches_of_the_interrupted_one(place):
     def batches(seed: int) -> GroupedBatchSampler:
-        sampler = EpochSampler(WIDE, seed)
-        if replicas:  # as Lightning replaces it
-            sampler = DistributedSampler(WIDE, num_replicas=replicas, rank=1, seed=seed)
-        return GroupedBatchSampler(sampler, 3, True, seed, groups=WIDE)
+        return GroupedBatchSampler(EpochSampler(WIDE, seed, *place), 3, True, seed, groups=WIDE)
 
     whole = batches(5)
     epochs = []
@@ -90,7 +86,7 @@ def test_batches_are_of_one_group_except_at_the_end(drop_last):
 def test_processes_have_equally_many_batches_and_share_no_image():
     parts = []
     for rank in range(2):
-        sampler = DistributedSampler(WIDE, num_replicas=2, rank=rank, seed=1, drop_last=True)
+        sampler = EpochSampler(WIDE, 1, rank, 2)
         batches = GroupedBatchSampler(sampler, 3, True, seed=0, groups=WIDE)
         assert len(list(batches)) == len(batches) == 3
         parts.append({draw.position for batch in batches for draw in batch})
@@ -115,6 +111,22 @@ class _Recorder(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+@pytest.mark.parametrize("processes", [2, 3, 4])
+def test_processes_see_the_steps_of_one(processes):
+    def steps(rank: int, count: int) -> list[set[int]]:
+        batches = GroupedBatchSampler(EpochSampler(range(50), 3, rank, count), 12 // count, True, seed=0)
+        found = [{draw.position for draw in batch} for batch in batches]
+        assert len(found) == len(batches)
+        return found
+
+    parts = [steps(rank, processes) for rank in range(processes)]
+    assert [set().union(*step) for step in zip(*parts, strict=True)] == steps(0, 1)
+
+
+def test_fewer_images_than_processes_are_repeated():
+    assert [list(EpochSampler([0], 0, rank, 3)) for rank in range(3)] == [[0]] * 3
+
+
 def _fit(root: Path, folder: Path, epochs: int, workers: int, strategy: str, resume: Path | None = None) -> dict:
     pl.seed_everything(5, workers=True, verbose=False)
     augment = {"resize": Resize([48, 56, 64], sampling="range"), "flip": flip()}
@@ -123,12 +135,13 @@ def _fit(root: Path, folder: Path, epochs: int, workers: int, strategy: str, res
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", devices=1, strategy=strategy, logger=False, callbacks=[checkpoint],
         enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0, default_root_dir=folder,
+        use_distributed_sampler=False,
     )  # fmt: skip
     recorder = _Recorder()
     trainer.fit(recorder, datamodule=data, ckpt_path=resume)
     sampler = trainer.train_dataloader.batch_sampler
     assert isinstance(sampler, GroupedBatchSampler)
-    assert isinstance(sampler.sampler, DistributedSampler if strategy == "ddp" else EpochSampler)
+    assert isinstance(sampler.sampler, EpochSampler)
     return recorder.seen
 
 

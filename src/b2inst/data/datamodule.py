@@ -15,7 +15,7 @@ from typing import Any, Literal
 import cv2
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from b2inst.data.augment import Augment
 from b2inst.data.boundary_target import BoundaryTarget
@@ -278,15 +278,29 @@ class B2InstDataModule(pl.LightningDataModule):
         dataset, size = self.dataset("train"), self.batch_sizes["train"]
         seed = int(os.environ.get("PL_GLOBAL_SEED") or torch.randint(2**31, ()))
         sizes = dataset.images.sizes
+        rank, processes = self._place()
         sampler = GroupedBatchSampler(
-            EpochSampler(dataset, seed), size, len(dataset) >= size, seed,
+            EpochSampler(dataset, seed, rank, processes), size, len(dataset) >= size * processes, seed,
             groups=(sizes[:, 0] > sizes[:, 1]) if self.group_by_aspect else None,
         )  # fmt: skip
         return self._loader("train", batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches in the order of the file."""
-        return self._loader("val", batch_size=self.batch_sizes["val"])
+        """Batches in the order of the file, of which each process takes its share.
+
+        All have as many, for they wait for each other; so the last ones may have images of the first, which the
+        evaluation counts once.
+        """
+        rank, processes = self._place()
+        dataset, sampler = self.dataset("val"), None
+        if processes > 1:
+            sampler = DistributedSampler(dataset, processes, rank, shuffle=False)
+        return self._loader("val", batch_size=self.batch_sizes["val"], sampler=sampler)
+
+    def _place(self) -> tuple[int, int]:
+        """Rank of this process, and how many there are."""
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
     test_dataloader = val_dataloader
     predict_dataloader = val_dataloader

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 
@@ -24,19 +25,25 @@ class Draw(NamedTuple):
 
 
 class EpochSampler(RandomSampler):  # Lightning takes it for shuffled by its class
-    """A random order of a data set for each epoch.
+    """A random order of a data set for each epoch, of which each process takes its share.
+
+    The order is the same for any number of processes, and so are the images of a step, if they have as many together.
 
     Args:
         dataset: with a length.
         seed: of the orders.
+        rank: which process.
+        processes: how many. What does not divide by them waits for another epoch.
 
     Attributes:
         epoch: the next one. Lightning sets it; without Lightning, each iteration goes on to the next.
     """
 
-    def __init__(self, dataset: Any, seed: int) -> None:
+    def __init__(self, dataset: Any, seed: int, rank: int = 0, processes: int = 1) -> None:
         super().__init__(dataset)
         self.seed = seed
+        self.rank = rank
+        self.processes = processes
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -46,7 +53,16 @@ class EpochSampler(RandomSampler):  # Lightning takes it for shuffled by its cla
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed((self.seed + 0x9E3779B1 * self.epoch) % 2**63)
         self.epoch += 1
-        yield from torch.randperm(len(self), generator=generator).tolist()
+        order = torch.randperm(len(self.data_source), generator=generator)
+        yield from order[self._positions(self.rank)].tolist()
+
+    def __len__(self) -> int:
+        return len(self._positions(0))
+
+    def _positions(self, rank: int) -> Tensor:
+        """Of the order, those of a process; each has one at least, so fewer images than processes are repeated."""
+        images = len(self.data_source)
+        return torch.arange(rank, max(images // self.processes, 1) * self.processes, self.processes) % max(images, 1)
 
 
 class GroupedBatchSampler(BatchSampler):
@@ -56,7 +72,7 @@ class GroupedBatchSampler(BatchSampler):
     as many in each process of DDP, whatever images it has.
 
     Args:
-        sampler: gives positions; Lightning replaces it by that of a process of DDP.
+        sampler: gives the positions of this process.
         batch_size: images in a batch.
         drop_last: leave out the last batch if it is smaller.
         seed: of the samples.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from b2inst.ops.dist import normalizer
 from b2inst.ops.precision import full_precision, without_autocast
 
 
 def quality_regression(pred: Tensor, target: Tensor) -> Tensor:
-    r"""Half the squared error, averaged over the instances with a quality above zero.
+    r"""Half the squared error, averaged over the instances of all processes with a quality above zero.
 
     .. math:: L = \sum_{t_i > 0} \tfrac{1}{2} (q_i - t_i)^2 \Big/ |\{i: t_i > 0\}|
 
@@ -37,4 +38,4 @@ def quality_regression(pred: Tensor, target: Tensor) -> Tensor:
         pred = full_precision(pred)
         target = target.detach().to(pred.dtype)
         counted = target > 0
-        return (0.5 * (pred - target).square() * counted).sum() / counted.sum().clamp(min=1)
+        return (0.5 * (pred - target).square() * counted).sum() / normalizer(counted.sum(), 1)

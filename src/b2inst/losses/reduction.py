@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from b2inst.losses.term import Reduction
+from b2inst.ops.dist import normalizer
 from b2inst.ops.precision import full_precision
 
 
@@ -37,13 +38,15 @@ def mean_over_pixels(values: Tensor, weight: Tensor, reduction: Reduction) -> Te
     Args:
         values: (B, H, W) finite values, attached to the graph.
         weight: (B, H, W), 0 = ignored.
-        reduction: `"mean"` for one scalar, sum(w * v) / sum(w); `"none"` for one such mean a map, (B,).
+        reduction: `"mean"` for one scalar, sum(w * v) / sum(w), where the weights are those of all processes;
+            `"none"` for one such mean a map, (B,).
 
     Returns:
         The mean; a zero attached to the graph where no pixel has weight.
     """
-    dims = _dims(reduction)
-    return (values * weight).sum(dims) / weight.sum(dims).clamp(min=torch.finfo(weight.dtype).tiny)
+    dims, tiny = _dims(reduction), torch.finfo(weight.dtype).tiny
+    total = weight.sum(dims)
+    return (values * weight).sum(dims) / (normalizer(total, tiny) if reduction == "mean" else total.clamp(min=tiny))
 
 
 def mean_over_maps(values: Tensor, counted: Tensor, reduction: Reduction) -> Tensor:
@@ -52,13 +55,14 @@ def mean_over_maps(values: Tensor, counted: Tensor, reduction: Reduction) -> Ten
     Args:
         values: (B,) finite values, attached to the graph.
         counted: (B,) bool, whether a map counts.
-        reduction: `"mean"` for one scalar; `"none"` for the values themselves, 0 where a map does not count.
+        reduction: `"mean"` for one scalar, over the maps of all processes; `"none"` for the values themselves, 0 where
+            a map does not count.
 
     Returns:
         The mean; a zero attached to the graph if no map counts.
     """
     values = values * counted
-    return values.sum() / counted.sum().clamp(min=1) if _dims(reduction) == (0, 1, 2) else values
+    return values.sum() / normalizer(counted.sum(), 1) if _dims(reduction) == (0, 1, 2) else values
 
 
 def _dims(reduction: Reduction) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
+from b2inst.ops.dist import normalizer
 from b2inst.structures import ImageBatch, Targets
 
 log = logging.getLogger(__name__)
@@ -157,4 +158,4 @@ class SemanticHead(nn.Module):
         logits = self(features).float()
         labels = self.target(images, targets)
         total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
-        return total / (labels != IGNORE).sum().clamp(min=1)
+        return total / normalizer((labels != IGNORE).sum(), 1)

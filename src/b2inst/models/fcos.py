@@ -12,7 +12,7 @@ from torchvision.ops import batched_nms, sigmoid_focal_loss
 
 from b2inst.losses.giou import giou_ltrb
 from b2inst.models.fcos_targets import Assignment, assign, centerness
-from b2inst.ops.dist import reduce_mean
+from b2inst.ops.dist import normalizer, processes
 from b2inst.ops.points import conv3x3_at, locations
 from b2inst.ops.ranks import best_of_groups
 from b2inst.structures import Targets
@@ -195,8 +195,8 @@ class FCOS(nn.Module):
         onehot = torch.zeros_like(cls_logits)
         onehot[image, cell, positives.labels] = 1
         focal = sigmoid_focal_loss(cls_logits, onehot, self.focal_alpha, self.focal_gamma, reduction="sum")
-        count = reduce_mean(cls_logits.new_tensor(float(len(image)))).clamp(min=1)
-        weight_sum = reduce_mean(positives.scores.sum()).clamp(min=1e-6)
+        count = normalizer(cls_logits.new_tensor(float(len(image))), 1)
+        weight_sum = normalizer(positives.scores.sum(), 1e-6)
 
         ltrb = _flatten(outputs.ltrb).float()[image, cell]
         quality_logits = _flatten(outputs.quality_logits).float()[image, cell, 0]
@@ -225,11 +225,11 @@ class FCOS(nn.Module):
 
     def _class_normalizer(self, count: Tensor, cls_logits: Tensor) -> Tensor:
         if self.normalizer == "all":
-            return reduce_mean(cls_logits.new_tensor(float(cls_logits.shape[0] * cls_logits.shape[1])))
+            return normalizer(cls_logits.new_tensor(float(cls_logits.shape[0] * cls_logits.shape[1])), 1)
         if self.normalizer == "moving_fg":
-            if self.training:
-                self.moving_positives.mul_(0.9).add_(count.detach(), alpha=0.1)
-            return self.moving_positives
+            if self.training:  # of all processes: a run may be resumed with another number of them
+                self.moving_positives.mul_(0.9).add_(count.detach() * processes(), alpha=0.1)
+            return self.moving_positives / processes()
         return count
 
     # ---- inference ------------------------------------------------------------------------------------------------
