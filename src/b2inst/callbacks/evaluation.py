@@ -9,6 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from b2inst.callbacks.tolerant import expendable
 from b2inst.metrics.coco import BACKENDS, CocoEvaluator
 from b2inst.metrics.convert import to_records
 from b2inst.metrics.curves import write_curves
@@ -98,7 +99,8 @@ class CocoEvaluation(pl.Callback):
         threshold = self.scores.metrics.get("mask/best_threshold", math.nan)
         self.threshold = None if math.isnan(threshold) else threshold
         if self.folder is not None and trainer.is_global_zero:
-            write_curves(self.scores, self.folder)
+            with expendable(f"{self.folder}: curves"):
+                write_curves(self.scores, self.folder)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from b2inst import viz
 from b2inst.callbacks.evaluation import CocoEvaluation
+from b2inst.callbacks.tolerant import expendable
 from b2inst.models.segmenter import Outputs, Segmenter
 from b2inst.structures import Batch
 
@@ -57,7 +58,8 @@ class Pictures(pl.Callback):
         for number, (batch, outputs, i) in enumerate(self._kept):
             panels = draw_panels(pl_module.model, batch, outputs, i, pl_module.class_names, threshold)
             name = f"{number:02d}_{Path(batch.images.file_names[i]).stem}.png"
-            viz.save(viz.side_by_side(panels, columns=3), self.folder / name)
+            with expendable(self.folder / name):
+                viz.save(viz.side_by_side(panels, columns=3), self.folder / name)
             for logger in trainer.loggers:
                 if isinstance(logger, WandbLogger):
                     pictures = [picture.permute(1, 2, 0).numpy() for picture in panels.values()]

@@ -1,0 +1,92 @@
+"""A training through the real entry point, to which something happens at a chosen moment: `faulty_run.py WHAT ...`.
+
+WHAT is `event:place:number`, or `none`. Events: `kill` (SIGKILL), `term` and `int` (the signal, to this process). Places:
+`step` (in the middle of the training step, numbered from 0 in this process), `validation` (in a validation step),
+`write` (with half of a checkpoint file written), `rename` (with a whole one that has not got its name yet), `final` (in
+the evaluation after the training). The rest of the command line is that of `b2inst.train`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from b2inst import checkpoint_io, train
+from b2inst.lit import LitSegmenter
+
+SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT, "usr1": signal.SIGUSR1}
+
+
+class Fault:
+    """Sends the signal when its place is reached for the so-manieth time."""
+
+    def __init__(self, what: str) -> None:
+        self.event, self.place, number = what.split(":")
+        self.number = int(number)
+        self.seen: Counter[str] = Counter()
+
+    def at(self, place: str) -> None:
+        if place == self.place and self.seen[place] == self.number:
+            os.kill(os.getpid(), SIGNALS[self.event])
+        self.seen[place] += 1
+
+
+class HalfWritten:
+    """A file that a fault strikes between the halves of what is written to it."""
+
+    def __init__(self, file: Any, fault: Fault) -> None:
+        self.file, self.fault = file, fault
+
+    def __enter__(self) -> HalfWritten:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def write(self, content: memoryview) -> None:
+        middle = len(content) // 2
+        self.file.write(content[:middle])
+        self.file.flush()
+        self.fault.at("write")
+        self.file.write(content[middle:])
+
+
+def plant(fault: Fault) -> None:
+    """Put the places into the program."""
+
+    def before(owner: Any, name: str, place: Callable[..., str | None]) -> None:
+        original = getattr(owner, name)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            if (found := place(*args)) is not None:
+                fault.at(found)
+            return result
+
+        setattr(owner, name, wrapped)
+
+    before(LitSegmenter, "training_step", lambda *_: "step")
+    before(LitSegmenter, "validation_step",
+           lambda module, *_: "validation" if module.trainer.state.fn == "fit" else "final")  # fmt: skip
+    before(checkpoint_io.os, "fsync", lambda *_: "rename")
+    opened = checkpoint_io.Path.open
+
+    def open_half(self: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
+        file = opened(self, mode, *args, **kwargs)
+        return HalfWritten(file, fault) if mode == "wb" and self.name.endswith(".ckpt.tmp") else file
+
+    checkpoint_io.Path.open = open_half
+
+
+if __name__ == "__main__":
+    what = sys.argv.pop(1)
+    if what != "none":
+        plant(Fault(what))
+    train.main()
