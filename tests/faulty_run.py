@@ -1,13 +1,14 @@
-"""A training through the real entry point, to which something happens at a chosen moment: `faulty_run.py WHAT ...`.
+"""A training through the real entry point, to which something happens at a chosen moment.
 
-WHAT is `event:place:number`, or `none`. Events: `kill` (SIGKILL), `term` and `int` (the signal, to this process). Places:
-`step` (in the middle of the training step, numbered from 0 in this process), `validation` (in a validation step),
-`write` (with half of a checkpoint file written), `rename` (with a whole one that has not got its name yet), `final` (in
-the evaluation after the training). The rest of the command line is that of `b2inst.train`.
+What happens is `event:place:number`, or `none`. Events are signals to this process, or, with `all-` before it, to its
+workers as well. Places: `step` (in the middle of the training step), `validation` (in a validation step), `write` (with
+half of a checkpoint file written), `rename` (with a whole one that has not got its name yet), `final` (in the evaluation
+after the training), each numbered from 0 in this process.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -22,7 +23,7 @@ SIGNALS = {"kill": signal.SIGKILL, "term": signal.SIGTERM, "int": signal.SIGINT,
 
 
 class Fault:
-    """Sends the signal when its place is reached for the so-manieth time."""
+    """Sends a signal where a place is reached for the so-manieth time."""
 
     def __init__(self, what: str) -> None:
         self.event, self.place, number = what.split(":")
@@ -31,7 +32,8 @@ class Fault:
 
     def at(self, place: str) -> None:
         if place == self.place and self.seen[place] == self.number:
-            os.kill(os.getpid(), SIGNALS[self.event])
+            send = os.killpg if self.event.startswith("all-") else os.kill
+            send(os.getpid(), SIGNALS[self.event.removeprefix("all-")])
         self.seen[place] += 1
 
 
@@ -85,8 +87,14 @@ def plant(fault: Fault) -> None:
     checkpoint_io.Path.open = open_half
 
 
-if __name__ == "__main__":
-    what = sys.argv.pop(1)
+def main(what: str, arguments: list[str], log: str) -> None:
+    """Run `python -m b2inst.train` with these arguments, in this process; its output goes into a file."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.setpgid(0, 0)  # signals to its group are for the run alone
+    multiprocessing.set_start_method("fork", force=True)  # as in a process of its own: of the loader workers
     if what != "none":
         plant(Fault(what))
+    sys.argv = ["b2inst.train", *arguments]
     train.main()

@@ -31,7 +31,7 @@ class StopRequest:
     """Notes a signal until the run can stop, or ends the program where there is nothing to wait for.
 
     A second signal ends it at once. At the exit of the context a handler that was there before is called, as
-    submitit's, which puts its job into the queue again.
+    submitit's, which puts its job into the queue again. An error that follows the signal counts as its effect.
 
     Attributes:
         waiting: whether somebody looks at `signum` from time to time.
@@ -59,10 +59,13 @@ class StopRequest:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         for signum, handler in self._before.items():
             signal.signal(signum, signal.SIG_DFL if handler is None else handler)
-        if isinstance(error, Stopped):
-            handler = self._before.get(error.signum)
-            if callable(handler) and handler is not signal.default_int_handler:
-                handler(error.signum, None)
+        lost = self.signum is not None and isinstance(error, Exception)  # as where a worker got the signal too
+        signum = error.signum if isinstance(error, Stopped) else self.signum if lost else None
+        handler = self._before.get(signum)
+        if callable(handler) and handler is not signal.default_int_handler:
+            handler(signum, None)
+        if lost:
+            raise Stopped(signum) from error
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a forked one, as a loader worker: the signal was for the whole group

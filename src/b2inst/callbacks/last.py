@@ -104,6 +104,10 @@ class LastCheckpoint(Checkpoint):
         if self.stop is not None:
             self.stop.waiting = False
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Log the evaluation that follows behind the last step, also where no step was left to do."""
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """A signal need not wait any more."""
         self.on_train_end(trainer, pl_module)

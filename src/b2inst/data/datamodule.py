@@ -321,3 +321,4 @@ def _split(split: Split | Mapping[str, Any] | None) -> Split:
 def _start_worker(worker_id: int) -> None:
     """Leave the cores to the other workers; torch has already seeded its generator, which samples draw from."""
     cv2.setNumThreads(0)
+    os.setpgid(0, 0)  # Ctrl-C and a scheduler's signals go to a whole group; the main process still needs its batches
