@@ -2,8 +2,8 @@
 
 What happens is `event:place:number`, or `none`. Events are signals to this process, or, with `all-` before it, to its
 workers as well. Places: `step` (in the middle of the training step), `validation` (in a validation step), `write` (with
-half of a checkpoint file written), `rename` (with a whole one that has not got its name yet), `final` (in the evaluation
-after the training), each numbered from 0 in this process.
+half of a checkpoint file written), `rename` (with a whole one that has not got its name yet), `final` (in the
+evaluation after the training), each numbered from 0 in this process.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Fault:
 
 
 class HalfWritten:
-    """A file that a fault strikes between the halves of what is written to it."""
+    """A file that a fault strikes between the halves of what is written to it, or before it is flushed to the disk."""
 
     def __init__(self, file: Any, fault: Fault) -> None:
         self.file, self.fault = file, fault
@@ -59,11 +59,15 @@ class HalfWritten:
         self.fault.at("write")
         self.file.write(content[middle:])
 
+    def fileno(self) -> int:
+        self.fault.at("rename")
+        return self.file.fileno()
+
 
 def plant(fault: Fault) -> None:
     """Put the places into the program."""
 
-    def before(owner: Any, name: str, place: Callable[..., str | None]) -> None:
+    def after(owner: Any, name: str, place: Callable[..., str | None]) -> None:
         original = getattr(owner, name)
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -74,10 +78,9 @@ def plant(fault: Fault) -> None:
 
         setattr(owner, name, wrapped)
 
-    before(LitSegmenter, "training_step", lambda *_: "step")
-    before(LitSegmenter, "validation_step",
+    after(LitSegmenter, "training_step", lambda *_: "step")
+    after(LitSegmenter, "validation_step",
            lambda module, *_: "validation" if module.trainer.state.fn == "fit" else "final")  # fmt: skip
-    before(checkpoint_io.os, "fsync", lambda *_: "rename")
     opened = checkpoint_io.Path.open
 
     def open_half(self: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:

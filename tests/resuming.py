@@ -23,8 +23,9 @@ RUN = [
     "trainer.val_check_interval=4", "callbacks.last.every_n_steps=3", "objective=box/AR100", "~callbacks.pictures",
     "ckpt_path=last",
 ]  # fmt: skip
-# What tells where and how a run was made, and the score of the last write of best.ckpt, which Lightning forgets.
-APART = ("current_score", "hyper_parameters")
+# What tells where and how a run was made, and what Lightning forgets and never uses: the score of the last write of
+# best.ckpt, and how many validation batches there were.
+APART = ("current_score", "hyper_parameters", "epoch_loop.val_loop.batch_progress")
 
 
 class Runs:
@@ -94,3 +95,18 @@ def _differences(one: Any, other: Any, path: str = "") -> list[str]:
     if isinstance(one, str) and one.startswith("/") and isinstance(other, str):  # in the folders of the two runs
         one, other = Path(one).name, Path(other).name
     return [] if one == other else [f"{path}: {one!r} != {other!r}"]
+
+
+RELIABILITY = Path(__file__).parents[1] / "docs" / "reliability.md"
+BEGIN, END = "<!-- kills: begin, written by make soak -->", "<!-- kills: end -->"
+HEAD = "| run | kills | runs that reached their end | damaged checkpoints met | differences from the whole run |"
+
+
+def report(name: str, kills: int, finished: int, damaged: int, different: int) -> None:
+    """Write the figures of a long test into the table of the document, in the place of those with the same name."""
+    row = f"| {name} | {kills} | {finished} | {damaged} | {different} |"
+    before, rest = RELIABILITY.read_text().split(BEGIN)
+    table, after = rest.split(END)
+    rows = [line for line in table.strip().splitlines()[2:] if not line.startswith(f"| {name} |")]
+    lines = [BEGIN, HEAD, "|---|" + "--:|" * (HEAD.count("|") - 2), *sorted([*rows, row]), END]
+    RELIABILITY.write_text(before + "\n".join(lines) + after)

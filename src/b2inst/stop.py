@@ -62,6 +62,8 @@ class StopRequest:
         lost = self.signum is not None and isinstance(error, Exception)  # as where a worker got the signal too
         signum = error.signum if isinstance(error, Stopped) else self.signum if lost else None
         handler = self._before.get(signum)
+        if lost:
+            _say(f"{error}")
         if callable(handler) and handler is not signal.default_int_handler:
             handler(signum, None)
         if lost:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,13 @@ class BestCheckpoint(ModelCheckpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write if it is the best; forget about it if it could not be written."""
-        before = copy.deepcopy(self.state_dict())
-        checkpoint_io = trainer.strategy.checkpoint_io
-        checkpoint_io.failed = False  # known to the first process, which writes
-        super().on_validation_end(trainer, pl_module)
-        if trainer.strategy.broadcast(checkpoint_io.failed):
-            super().load_state_dict(before)
+        with self._forgetting(trainer):
+            super().on_validation_end(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """The same, where validations are counted in epochs."""
+        with self._forgetting(trainer):
+            super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best score, also from a folder that had another name then."""
@@ -39,3 +42,13 @@ class BestCheckpoint(ModelCheckpoint):
                 "kth_best_model_path": moved.get(state_dict["kth_best_model_path"], ""),
             }
         super().load_state_dict(state_dict)
+
+    @contextmanager
+    def _forgetting(self, trainer: pl.Trainer) -> Iterator[None]:
+        """Take back the bookkeeping of a write that fails."""
+        before = copy.deepcopy(self.state_dict())
+        checkpoint_io = trainer.strategy.checkpoint_io
+        checkpoint_io.failed = False  # known to the first process, which writes
+        yield
+        if trainer.strategy.broadcast(checkpoint_io.failed):
+            super().load_state_dict(before)

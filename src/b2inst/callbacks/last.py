@@ -105,8 +105,10 @@ class LastCheckpoint(Checkpoint):
             self.stop.waiting = False
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the evaluation that follows behind the last step, also where no step was left to do."""
-        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+        """Log the evaluation that follows behind the last step, with the same epoch where no step was left to do."""
+        loop = trainer.fit_loop
+        loop.epoch_loop._batches_that_stepped = trainer.global_step
+        loop.epoch_progress.current.completed = loop.epoch_loop.batch_progress.total.processed // int(loop.max_batches)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """A signal need not wait any more."""
