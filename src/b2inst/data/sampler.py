@@ -130,11 +130,12 @@ class ResumableLoader(LazyLoader):
         self._skip = state["batches"]
 
     def __iter__(self) -> Iterator[Any]:
-        skip, self._skip = self._skip, 0  # now, as Lightning may throw this iterator away without using it
-        return self._rest(skip)
+        # now, as Lightning may throw this iterator away without using it, or save before it does
+        self._given, self._skip = self._skip, 0
+        return self._rest(self._given)
 
     def _rest(self, skip: int) -> Iterator[Any]:
-        self.batch_sampler.skip = self._given = skip
+        self.batch_sampler.skip = skip
         for batch in super().__iter__():
             self._given += 1
             yield batch
