@@ -46,6 +46,8 @@ def resolve_checkpoint(given: str | None, output: Path) -> str | None:
     if damaged:
         raise ConfigError(f"ckpt_path={given}: {'; '.join(damaged)}; give another checkpoint as ckpt_path=FILE, for "
                           f"instance {folder / 'best.ckpt'}, or null to start from the beginning")  # fmt: skip
+    if given != "last":
+        return given  # the checker has refused it
     log.warning("ckpt_path=last: no %s yet, so this run starts from the beginning; "
                 "to resume another run, give its folder as output=DIR", folder / LAST)  # fmt: skip
     return None
