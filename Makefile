@@ -32,7 +32,7 @@ demo: $(STAMP) ## train on the built-in data, evaluate, draw; results in outputs
 test: $(STAMP) ## run the tests (TEST_ARGS=...)
 	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python -m pytest -q $(TEST_ARGS)
 
-soak: $(STAMP) ## feed thousands of bad inputs; figures go to docs/reliability.md (SOAK=2000 TEST_ARGS=...)
+soak: $(STAMP) ## kill runs and feed bad input, for long; figures go to docs/reliability.md (SOAK=2000 TEST_ARGS=...)
 	OMP_NUM_THREADS=$(OMP_NUM_THREADS) B2INST_SOAK=$(SOAK) $(BIN)/python -m pytest -q -s -m soak $(TEST_ARGS)
 
 gpu-check: $(STAMP) ## test and time on a CUDA device; figures go to docs/performance.md (GPU_ARGS="rounds=5")

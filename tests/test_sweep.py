@@ -103,7 +103,7 @@ def test_a_folder_with_jobs_is_refused_unless_they_are_continued(tmp_path: Path)
 def test_a_killed_sweep_is_continued(tmp_path: Path) -> None:
     """One job is done, one is killed after a checkpoint, one has failed; they are continued in another order."""
     sweep = tmp_path / "sweep"
-    toy = [*TOY, f"data.root={tmp_path}/set", "experiment=ablation_a", "callbacks.last.every_n_train_steps=4",
+    toy = [*TOY, f"data.root={tmp_path}/set", "experiment=ablation_a", "callbacks.last.every_n_steps=4",
            "callbacks.evaluation.kinds=[box,mask]", f"hydra.sweep.dir={sweep}"]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "OMP_NUM_THREADS": "1"}
     steps = "schedule.steps=1,-1,12"

@@ -12,7 +12,8 @@ import torch
 from b2inst.data import shapes
 from b2inst.lit import LitSegmenter
 from b2inst.paths import config_dir
-from b2inst.train import resolve_checkpoint, train
+from b2inst.resume import resolve_checkpoint
+from b2inst.train import train
 from toy import TOY, run, toy_config
 
 EXPERIMENTS = sorted(path.stem for path in (config_dir() / "experiment").glob("*.yaml"))
@@ -85,7 +86,9 @@ def test_resume_goes_on_where_the_run_stopped(trained: Path, root: Path, tmp_pat
     after = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert (before["global_step"], after["global_step"]) == (2, 3)
     assert after["lr_schedulers"][0]["last_epoch"] == 3
-    assert (tmp_path / "metrics.1.csv").is_file(), "the log of the first part is lost"
+    with (tmp_path / "metrics.csv").open() as file:
+        steps = [row["step"] for row in csv.DictReader(file) if row["train/loss"]]
+    assert steps == ["0", "1", "2"], "the log is not that of the whole run"
 
 
 def test_last_in_an_empty_folder_starts_afresh_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

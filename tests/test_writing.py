@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from b2inst import writing
-from b2inst.callbacks.metrics_csv import MetricsCSV
+from b2inst.callbacks.metrics_log import MetricsLog
 from b2inst.train import train
 from b2inst.writing import lost, may_fail, whole_file
 from toy import toy_config
 
-WRITTEN = ("metrics.csv", "hparams.yaml", "metrics.json", "results.json")  # files; the rest of a run are folders
+WRITTEN = ("metrics.csv", "metrics.json", "results.json")  # files; the rest of a run are folders
 
 
 @contextlib.contextmanager
@@ -92,7 +92,7 @@ def test_each_kind_is_told_once_with_its_remedy(caplog: pytest.LogCaptureFixture
 def test_the_log_loses_no_row_on_a_disk_that_is_full_for_a_while(
     new_column: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logger = MetricsCSV(str(tmp_path), name="", version="")
+    logger = MetricsLog(str(tmp_path))
     path = tmp_path / "metrics.csv"
     for step in range(3):
         logger.log_metrics({"loss": step + 0.125}, step)
@@ -141,7 +141,7 @@ def test_a_training_goes_on_to_its_end(
     told = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
     kinds = [text.split(" cannot be")[0] for text in told]
     assert len(kinds) == len(set(kinds)), "each kind once, though there were two validations"
-    assert set(kinds) >= {"metrics.csv", "hparams.yaml", "pictures", "metrics.json or results.json"}
+    assert set(kinds) >= {"metrics.csv", "pictures", "metrics.json or results.json"}
 
 
 def fill(folder: Path) -> None:

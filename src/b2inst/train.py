@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import traceback
 from pathlib import Path
@@ -14,15 +13,20 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import WeightAveraging
 
 from b2inst import distributed, runtime, viz_curves
 from b2inst.callbacks.evaluation import CocoEvaluation
+from b2inst.callbacks.last import LAST, LastCheckpoint
+from b2inst.checkpoint_io import AtomicCheckpointIO
 from b2inst.config import ConfigError, build, plain
 from b2inst.config_check import check
 from b2inst.lit import LitSegmenter
 from b2inst.metrics.results import save_results
 from b2inst.metrics.scores import Scores
 from b2inst.paths import config_dir
+from b2inst.resume import prepare_log, resolve_checkpoint
+from b2inst.stop import StopRequest
 from b2inst.sweep import ERROR_FILE, read_metrics, status
 from b2inst.writing import lost, may_fail
 
@@ -35,6 +39,7 @@ def train(config: dict[str, Any], multirun: bool = False) -> Scores:
     """Run one training from a resolved configuration.
 
     Writes into the folder `output`: config.yaml, checkpoints/, metrics.csv, metrics.json, results.json, pictures/.
+    A signal that asks to stop ends the program, after a checkpoint where the training has begun; see `b2inst.stop`.
 
     Args:
         config: plain values, as `conf/train.yaml` composes them.
@@ -49,7 +54,7 @@ def train(config: dict[str, Any], multirun: bool = False) -> Scores:
     check(config, multirun=multirun)
     output = Path(config["output"])
     trainer_config = config["trainer"]
-    with runtime.job(
+    with StopRequest() as stop, runtime.job(
         config["seed"], trainer_config["deterministic"], trainer_config["benchmark"],
         config["training"]["matmul_precision"],
     ):  # fmt: skip
@@ -61,14 +66,19 @@ def train(config: dict[str, Any], multirun: bool = False) -> Scores:
         ckpt_path = resolve_checkpoint(config["ckpt_path"], output)
         if distributed.rank() == 0:
             output.mkdir(parents=True, exist_ok=True)
-            keep_old_log(output / "metrics.csv")
+            prepare_log(output / "metrics.csv", ckpt_path, config["ckpt_path"] == "last")
             OmegaConf.save(OmegaConf.create(config), output / "config.yaml")
         module = LitSegmenter(config)
         if config["init_from"] is not None:
             init_from(module, config["init_from"])
         callbacks = {name: build(part) for name, part in config["callbacks"].items() if part is not None}
+        for callback in callbacks.values():
+            if isinstance(callback, LastCheckpoint):
+                callback.stop = stop
         loggers = [build(part) for part in config["logger"].values() if part is not None]
-        trainer: pl.Trainer = build(trainer_config, callbacks=list(callbacks.values()), logger=loggers)
+        trainer: pl.Trainer = build(
+            trainer_config, callbacks=list(callbacks.values()), logger=loggers, plugins=[AtomicCheckpointIO()]
+        )
         for logger in trainer.loggers:
             logger.log_hyperparams(config)
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
@@ -76,49 +86,22 @@ def train(config: dict[str, Any], multirun: bool = False) -> Scores:
 
 
 def finish(trainer: pl.Trainer, module: LitSegmenter, data: pl.LightningDataModule, output: Path) -> Scores:
-    """Write `last.ckpt`, evaluate the best checkpoint, and write numbers, results and curves."""
-    last = output / "checkpoints" / "last.ckpt"
-    trainer.save_checkpoint(last)
-    best = output / "checkpoints" / "best.ckpt"
+    """Evaluate the best checkpoint, the last one if there is none, and write numbers, results and curves."""
     evaluation = next(c for c in trainer.callbacks if isinstance(c, CocoEvaluation))
-    module.load_state_dict(_state_dict(best if best.is_file() else last))
+    # The checkpoints hold averaged weights; the callback would put the average of the last step in their place.
+    trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]
+    paths = (output / "checkpoints" / name for name in ("best.ckpt", LAST))
+    if (path := next(filter(Path.is_file, paths), None)) is not None:  # none: they could not be written
+        module.load_state_dict(_state_dict(path))
     trainer.validate(module, datamodule=data, verbose=False)
     scores = evaluation.scores
     if trainer.is_global_zero:
         with may_fail("loss and AP curves"):
             viz_curves.curves(output / "metrics.csv", output / "pictures")
-        with may_fail(RESULTS, f"make room and run `python -m b2inst.evaluate ckpt={last}`"):
+        with may_fail(RESULTS, f"make room and run `python -m b2inst.evaluate ckpt={path}`"):
             save_results(output / "results.json", evaluation.records)
             scores.to_json(output / "metrics.json")  # the last: a sweep takes it as the mark of a job that is done
     return scores
-
-
-def resolve_checkpoint(given: str | None, output: Path) -> str | None:
-    """Path of the checkpoint to resume from.
-
-    Args:
-        given: None, `last`, or a path.
-        output: folder of the run, in which `last` is looked for.
-
-    Returns:
-        The path, or None to start afresh: also for `last` where the folder has no checkpoint yet, so that a job
-        that is started again after an interruption can use the same command from the beginning.
-    """
-    if given != "last":
-        return given
-    last = output / "checkpoints" / "last.ckpt"
-    if last.is_file():
-        return str(last)
-    log.warning("ckpt_path=last: no %s yet, so this run starts from the beginning; "
-                "to resume another run, give its folder as output=DIR", last)  # fmt: skip
-    return None
-
-
-def keep_old_log(path: Path) -> None:
-    """Rename the log of an earlier part of this run to metrics.1.csv, ...; the logger would delete it."""
-    if path.is_file():
-        number = next(i for i in itertools.count(1) if not path.with_suffix(f".{i}.csv").exists())
-        path.rename(path.with_suffix(f".{number}.csv"))
 
 
 def init_from(module: LitSegmenter, path: str) -> None:
@@ -162,7 +145,7 @@ def _go_on(config: dict[str, Any]) -> dict[str, Any] | None:
     output = Path(config["output"])
     if status(output) == "done":
         return read_metrics(output)
-    if config["ckpt_path"] is None or (output / "checkpoints" / "last.ckpt").is_file():
+    if config["ckpt_path"] is None or (output / "checkpoints" / LAST).is_file():
         config["ckpt_path"] = "last"
     return None
 

@@ -1,4 +1,4 @@
-"""Loss and AP curves from the log that Lightning's CSVLogger writes."""
+"""Loss and AP curves from the log of a run."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ import torch
 from pytorch_lightning.plugins import MixedPrecision
 from torch import Tensor, nn
 
-from b2inst.callbacks.finite import FiniteSteps, NonFiniteError, SkippingEMA
+from b2inst.callbacks.ema import EMA
+from b2inst.callbacks.finite import FiniteSteps, NonFiniteError
 from b2inst.structures import Batch, ImageBatch
 
 
@@ -80,7 +81,7 @@ def fit(
     trainer = pl.Trainer(
         accelerator="cpu", devices=devices, strategy="ddp" if devices > 1 else "auto", max_epochs=1, logger=False,
         accumulate_grad_batches=accumulate, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[*[finite] * guard, SkippingEMA(decay=0.5)], default_root_dir=folder,
+        enable_model_summary=False, callbacks=[*[finite] * guard, EMA(decay=0.5)], default_root_dir=folder,
         gradient_clip_val=1.0, use_distributed_sampler=False, **precision(kind),
     )  # fmt: skip
     module = SmallModule(optimizer)

@@ -12,7 +12,7 @@ import torch
 
 from b2inst.data.augment import Resize, flip
 from b2inst.data.datamodule import B2InstDataModule
-from b2inst.data.sampler import Draw, EpochSampler, GroupedBatchSampler
+from b2inst.data.sampler import Draw, EpochSampler, GroupedBatchSampler, ResumableLoader
 from data.make_coco import write_coco
 
 WIDE = [k % 3 == 0 for k in range(23)]
@@ -155,3 +155,37 @@ def test_a_resumed_epoch_sees_what_the_interrupted_one_would_have(root, tmp_path
     resumed = _fit(root, tmp_path / "rest", 4, workers, strategy, resume=tmp_path / "whole" / "epoch=1.ckpt")
     assert sorted(resumed) == [2, 3]
     assert resumed == {epoch: whole[epoch] for epoch in (2, 3)}
+
+
+class Listed:
+    """Positions, and which were loaded in this process."""
+
+    def __init__(self) -> None:
+        self.loaded: list[int] = []
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, draw: Draw) -> int:
+        self.loaded.append(draw.position)
+        return draw.position
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_resumed_epoch_loads_nothing_of_what_is_done(workers: int):
+    def loader() -> ResumableLoader:
+        dataset = Listed()
+        sampler = GroupedBatchSampler(EpochSampler(dataset, 0), 2, True, 0)
+        return ResumableLoader(dataset, batch_sampler=sampler, num_workers=workers, collate_fn=list)
+
+    whole, resumed = loader(), loader()
+    wanted = [list(whole) for _ in range(3)]
+    resumed.load_state_dict({"batches": 4})
+    assert [list(resumed), list(resumed)] == [wanted[0][4:], wanted[1]]
+    assert resumed.state_dict() == {"batches": 6}
+    if workers == 0:
+        assert resumed.dataset.loaded == whole.dataset.loaded[8:24]
+    resumed.load_state_dict({"batches": 4})
+    iter(resumed)  # Lightning makes an iterator that it does not use
+    assert resumed.state_dict() == {"batches": 4}, "a checkpoint before the first batch would begin the epoch anew"
+    assert list(resumed) == wanted[2] and resumed.state_dict() == {"batches": 6} and resumed._skip == 0

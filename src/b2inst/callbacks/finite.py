@@ -10,7 +10,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchvision.ops import FrozenBatchNorm2d
@@ -52,7 +51,7 @@ class FiniteSteps(pl.Callback):
     """Leaves out an optimizer step whose loss or gradient norm is not finite.
 
     Weights, optimizer state and running statistics stay as they were before the first batch of the step, also where
-    several are accumulated; with `SkippingEMA` the average too. The step counts for the schedule. In a distributed
+    several are accumulated; with `callbacks=ema` the average too. The step counts for the schedule. In a distributed
     run all processes leave it out together. The image files are logged, and the batches are written with the weights,
     for `python -m b2inst.replay FILE`. The log has the count as `train/skipped_steps`.
 
@@ -191,18 +190,6 @@ class FiniteSteps(pl.Callback):
             "trainer.gradient_clip_val=1.0, or use trainer.precision=32-true, and go on from the last checkpoint with "
             "ckpt_path=last"
         )
-
-
-class SkippingEMA(EMAWeightAveraging):
-    """Lightning's exponential moving average of the weights, which the steps that `FiniteSteps` skips do not move."""
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Update the average, unless the last step was skipped."""
-        guards = [c for c in trainer.callbacks if isinstance(c, FiniteSteps)]  # type: ignore[attr-defined]
-        if all(guard.skipped_at != trainer.global_step for guard in guards):
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
 def _statistics(module: nn.Module) -> list[Tensor]:

@@ -25,7 +25,7 @@ from b2inst.data.damaged import DamageLimit
 from b2inst.data.errors import DataError
 from b2inst.data.index import CocoIndex
 from b2inst.data.problems import refuse
-from b2inst.data.sampler import EpochSampler, GroupedBatchSampler, LazyLoader
+from b2inst.data.sampler import EpochSampler, GroupedBatchSampler, LazyLoader, ResumableLoader
 from b2inst.data.scan import category_problems
 from b2inst.data.startup import Source, block, explain, missing_lines, refusal
 from b2inst.structures import Batch
@@ -306,9 +306,11 @@ class B2InstDataModule(pl.LightningDataModule):
     predict_dataloader = val_dataloader
 
     def _loader(self, split: SplitName, **batches: Any) -> DataLoader[Batch]:
-        return LazyLoader(
+        loader = ResumableLoader if split == "train" else LazyLoader
+        return loader(
             self.dataset(split),
             **batches,
+            generator=torch.Generator(),  # else each start of workers moves the generator that the model draws from
             collate_fn=partial(collate, divisor=self.size_divisor),
             num_workers=self.num_workers,
             worker_init_fn=_start_worker,
@@ -355,3 +357,4 @@ def _split(split: Split | Mapping[str, Any] | None) -> Split:
 def _start_worker(worker_id: int) -> None:
     """Leave the cores to the other workers; torch has already seeded its generator, which samples draw from."""
     cv2.setNumThreads(0)
+    os.setpgid(0, 0)  # Ctrl-C and a scheduler's signals go to a whole group; the main process still needs its batches

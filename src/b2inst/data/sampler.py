@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -77,6 +78,9 @@ class GroupedBatchSampler(BatchSampler):
         drop_last: leave out the last batch if it is smaller.
         seed: of the samples.
         groups: of each position; None for one group.
+
+    Attributes:
+        skip: batches that the next iteration leaves out.
     """
 
     def __init__(
@@ -90,8 +94,14 @@ class GroupedBatchSampler(BatchSampler):
         super().__init__(sampler, batch_size, drop_last)
         self.seed = seed
         self.groups = groups
+        self.skip = 0
 
     def __iter__(self) -> Iterator[list[Draw]]:
+        """The batches, without the first `skip` of this iteration; the next one has all again."""
+        skip, self.skip = self.skip, 0
+        yield from islice(self._batches(), skip, None)
+
+    def _batches(self) -> Iterator[list[Draw]]:
         epoch = getattr(self.sampler, "epoch", 0)  # a sampler without epochs repeats itself
         waiting: dict[int, list[Draw]] = {}
         for position in self.sampler:
@@ -115,3 +125,33 @@ class LazyLoader(DataLoader):
 
     def __iter__(self) -> Iterator[Any]:
         yield from super().__iter__()
+
+
+class ResumableLoader(LazyLoader):
+    """A loader of a `GroupedBatchSampler` that begins an interrupted epoch behind the batches that are done.
+
+    Lightning stores its state in checkpoints and restores it before the first iteration. The batches that are left out
+    are not loaded.
+    """
+
+    _given = 0  # on the class: Lightning makes a loader anew for DDP
+    _skip = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """How many batches of the epoch were handed out."""
+        return {"batches": self._given}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Leave out as many batches in the next iteration."""
+        self._skip = state["batches"]
+
+    def __iter__(self) -> Iterator[Any]:
+        # now, as Lightning may throw this iterator away without using it, or save before it does
+        self._given, self._skip = self._skip, 0
+        return self._rest(self._given)
+
+    def _rest(self, skip: int) -> Iterator[Any]:
+        self.batch_sampler.skip = skip
+        for batch in super().__iter__():
+            self._given += 1
+            yield batch

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from b2inst.checkpoint_io import AtomicCheckpointIO, damage
+from b2inst.config import ConfigError
+from b2inst.random_state import random_state, set_random_state
+from b2inst.resume import resolve_checkpoint
+
+
+def written(path: Path, value: int, previous: Path | None = None) -> AtomicCheckpointIO:
+    checkpoint_io = AtomicCheckpointIO()
+    options = None if previous is None else {"previous": previous}
+    checkpoint_io.save_checkpoint({"value": torch.full((1000,), value)}, path, options)
+    return checkpoint_io
+
+
+def value(path: Path) -> int:
+    return int(torch.load(path, weights_only=True)["value"][0])
+
+
+def test_the_one_before_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
+    last, previous = tmp_path / "new" / "last.ckpt", tmp_path / "new" / "previous.ckpt"
+    for number in range(3):
+        written(last, number, previous)
+    assert (value(last), value(previous)) == (2, 1)
+    assert sorted(os.listdir(tmp_path / "new")) == ["last.ckpt", "previous.ckpt"]
+
+
+def test_links_are_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    test_the_one_before_is_kept_where_it_is_asked_for(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["open", "write", "fsync", "replace"])
+def test_what_cannot_be_written_leaves_the_old_ones(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    written(last, 0, previous)
+    written(last, 1, previous)
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    if place == "open":
+        (tmp_path / ".last.ckpt.tmp").mkdir()
+    elif place == "write":
+        (tmp_path / ".last.ckpt.tmp").symlink_to("/dev/full")
+    else:
+        monkeypatch.setattr(os, place, fail)
+    assert written(last, 2, tmp_path / "other.ckpt" if place == "replace" else previous).failed
+    monkeypatch.undo()
+    assert (value(last), value(previous)) == (1, 0)
+    assert caplog.text.count("could not be written") == 1 and "the one before stays" in caplog.text
+    if place != "open":
+        assert not written(last, 3, previous).failed
+        assert (value(last), value(previous)) == (3, 1)
+
+
+def test_damage_is_found_that_reading_does_not_see(tmp_path: Path) -> None:
+    path = tmp_path / "last.ckpt"
+    written(path, 1)
+    assert damage(path) is None
+    content = path.read_bytes()
+    path.write_bytes(content[:-100])
+    assert damage(path)
+    one = bytearray(content)
+    one[content.index(torch.full((1000,), 1).numpy().tobytes()) + 5] ^= 4
+    path.write_bytes(one)
+    torch.load(path, weights_only=True)
+    assert "is not what was written" in damage(path)
+
+
+def test_only_damaged_checkpoints_are_an_error_and_no_fresh_start(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("last.ckpt", "previous.ckpt"):
+        (tmp_path / "checkpoints" / name).write_bytes(b"torn")
+    with pytest.raises(ConfigError, match=r"last\.ckpt is damaged .*previous\.ckpt is damaged .*best\.ckpt"):
+        resolve_checkpoint("last", tmp_path)
+
+
+def test_last_may_be_missing_between_two_renames(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    written(tmp_path / "checkpoints" / "previous.ckpt", 1)
+    assert resolve_checkpoint("last", tmp_path) == str(tmp_path / "checkpoints" / "previous.ckpt")
+
+
+def test_random_states_go_through_a_file(tmp_path: Path) -> None:
+    import random
+
+    import numpy as np
+
+    def draws() -> tuple[float, ...]:
+        return random.gauss(0, 1), np.random.normal(), float(torch.randn(()))
+
+    draws()  # a generator of normal numbers keeps every second one
+    torch.save(random_state(), tmp_path / "state")
+    wanted = draws()
+    draws()
+    set_random_state(torch.load(tmp_path / "state", weights_only=True))
+    assert draws() == wanted
