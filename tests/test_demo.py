@@ -274,9 +274,16 @@ def test_samples(tmp_path: Path, pixels: np.ndarray) -> None:
     assert [path.name for path in demo_images.sample_files(str(folder), tmp_path, 2)] == ["a.png", "b.png"]
     with pytest.raises(ConfigError, match="samples=none: no such folder; give"):
         demo_images.sample_files("none", tmp_path, 3)
-    (folder / "d.png").write_text("no image")
-    with pytest.raises(ConfigError, match="samples: .*d.png: cannot be decoded"):
-        demo_images.thumbnail(folder / "d.png")
+
+
+def test_a_broken_sample_is_left_out(tmp_path: Path, pixels: np.ndarray, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(ConfigError, match="none of its 1 images can be read; give another folder"):
+        demo_images.sample_files(str(tmp_path), tmp_path, 2)
+    for name in ("b.png", "c.png"):
+        Image.fromarray(pixels).save(tmp_path / name)
+    assert [path.name for path in demo_images.sample_files(str(tmp_path), tmp_path, 2)] == ["b.png", "c.png"]
+    assert "a.png: cannot be decoded" in caplog.text and "it is left out" in caplog.text
 
 
 # --------------------------------------------------------------------------------------- what is closed

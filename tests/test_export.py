@@ -156,11 +156,11 @@ def test_the_example_finds_what_predict_finds_without_b2inst(
     subprocess.run([sys.executable, "-I", "-c", code], cwd=tmp_path, check=True, timeout=300)
     found, expected = np.load(tmp_path / "found.npz"), model.predict(image)
     assert len(expected) > 10 and found["class_names"].tolist() == list(expected.class_names)
-    assert np.abs(found["boxes"] - expected.boxes).max() < 1
+    assert np.abs(found["boxes"] - expected.boxes).max() < 0.01
     assert np.abs(found["scores"] - expected.scores).max() < 1e-3
     masks, wanted = found["masks"], expected.bool_masks()
     both, either = (masks & wanted).sum((1, 2)), (masks | wanted).sum((1, 2))
-    assert (either > 0).sum() > 10 and (both >= 0.95 * either).all()
+    assert (either > 0).sum() > 10 and (both >= 0.99 * either).all()  # half a pixel would cost more of the small ones
     command = [sys.executable, str(EXAMPLE), str(exported[0]), "photo.png", "drawn.png"]
     done = subprocess.run(command, cwd=tmp_path, check=True, timeout=300, capture_output=True, text=True)
     assert len(done.stdout.splitlines()) == len(expected) and (tmp_path / "drawn.png").is_file()
@@ -257,7 +257,8 @@ def test_the_exit_code_says_whether_the_file_fits(
             entry.main()
         assert "differs by more than 0.001" in capsys.readouterr().out
     monkeypatch.setattr(entry, "export", lambda config: replace(report, cases=[replace(case, instances=0)]))
-    entry.main()
+    with pytest.raises(SystemExit, match="1"):
+        entry.main()
     assert "nothing was compared; give others with check=PATH" in capsys.readouterr().out
 
 

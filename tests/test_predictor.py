@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -279,13 +281,90 @@ def test_files_that_hold_more_are_refused(ckpt: Path, tmp_path: Path) -> None:
     torch.save({**content, "extra": Path("x")}, tmp_path / "more.ckpt")
     with pytest.raises(ValueError, match="more than tensors and plain values, which is refused"):
         B2Inst.from_checkpoint(tmp_path / "more.ckpt")
-    content["hyper_parameters"]["config"]["data"]["val_augment"] = {"x": {"_target_": "os.getcwd"}}
-    torch.save(content, tmp_path / "target.ckpt")
-    with pytest.raises(ValueError, match="os.getcwd.*refused"):
-        B2Inst.from_checkpoint(tmp_path / "target.ckpt")
     with pytest.raises(FileNotFoundError, match="none.ckpt"):
         B2Inst.from_checkpoint(tmp_path / "none.ckpt")
     assert LitSegmenter.from_checkpoint(ckpt).best_threshold is None
+
+
+TOUCH = "b2inst.data.shapes.generate"
+HOSTILE = {
+    "a program": {"_target_": "os.system", "command": "touch touched"},
+    "a module through one of torch": {"_target_": "torch.optim.sgd.torch.load", "f": "a.pth", "weights_only": False},
+    "a module through one of ours": {"_target_": "b2inst.models.backbone.torch.load", "f": "a.pth"},
+    "a download": {"_target_": "b2inst.predictor.torch.hub.download_url_to_file", "url": "file:///a", "dst": "touched"},
+    "a writer of ours": {"_target_": TOUCH, "root": "touched"},
+    "an object that is only imported": {"_target_": "b2inst.models.backbone.Path", "_args_": ["touched"]},
+    "an interpolation that makes a target": f"${{oc.create:{{_target_: {TOUCH}, root: touched}}}}",
+    "a target that is interpolated": {"_target_": f"${{oc.decode:{TOUCH}}}", "root": "touched"},
+    "a target deep inside": {"_target_": "b2inst.data.augment.flip", "p": {"_target_": TOUCH, "root": "touched"}},
+}
+
+
+@pytest.mark.parametrize("place", ["transforms", "model", "loss"])
+@pytest.mark.parametrize("node", HOSTILE.values(), ids=HOSTILE)
+def test_a_checkpoint_builds_parts_of_the_model_and_nothing_else(
+    ckpt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, node: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = torch.load(ckpt, weights_only=True)
+    config = content["hyper_parameters"]["config"]
+    if place == "transforms":
+        config["data"]["val_augment"] = {"x": node}
+    elif place == "model":
+        config["model"]["assembly"] = node
+    else:
+        config["model"]["losses"]["x"] = node
+    torch.save(content, "hostile.ckpt")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="is refused"):
+        B2Inst.from_checkpoint("hostile.ckpt")
+    assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda c: c["state_dict"].popitem(), "Missing key"),
+        (lambda c: c.update(best_threshold=float("nan")), "best_threshold is nan, not a score"),
+        (lambda c: c.update(best_threshold="0.3"), "best_threshold is '0.3', not a score"),
+        (lambda c: c["hyper_parameters"]["config"]["classes"].pop(), "do not name 3 classes"),
+        (lambda c: c["hyper_parameters"]["config"]["data"].update(size_divisor=10**6), "size_divisor is 1000000"),
+        (lambda c: c["hyper_parameters"]["config"]["model"].update(num_bases="x"), "not a checkpoint of b2inst"),
+        (lambda c: c["hyper_parameters"].clear(), "not a checkpoint of b2inst"),
+    ],
+    ids=["a tensor less", "NaN", "text", "a class less", "divisor", "wrong type", "no configuration"],
+)
+def test_damaged_checkpoints_are_refused_in_one_line(
+    ckpt: Path, tmp_path: Path, change: Callable[[dict[str, Any]], Any], told: str
+) -> None:
+    content = torch.load(ckpt, weights_only=True)
+    change(content)
+    torch.save(content, tmp_path / "damaged.ckpt")
+    with pytest.raises(ValueError, match="not a checkpoint of b2inst, or damaged") as caught:
+        B2Inst.from_checkpoint(tmp_path / "damaged.ckpt")
+    assert told in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("content", [b"", b"some text", b"PK\x03\x04 cut off"])
+def test_files_that_are_none_of_pytorch_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.ckpt").write_bytes(content)
+    with pytest.raises(ValueError, match="it is no file of PyTorch, or cut off"):
+        B2Inst.from_checkpoint(tmp_path / "a.ckpt")
+
+
+def test_a_threshold_leaves_out_what_is_below_and_nothing_else(ckpt: Path) -> None:
+    """The detector's own threshold is one of probabilities; scores are their root."""
+    model = B2Inst.from_checkpoint(ckpt, "cpu")
+    with torch.no_grad():
+        model.model.detector.quality.bias -= 4.5  # scores of the toy are high
+    scores = model.predict(picture(90, 130), 0.02).scores
+    assert (scores < 0.2).any() and len(scores) < 100
+    for threshold in (0.03, 0.1, 0.15, 0.2, 0.3):
+        found = model.predict(picture(90, 130), threshold).scores
+        assert found == pytest.approx(scores[scores >= threshold], abs=1e-6)
+    assert min(scores) == model.predict(picture(90, 130), float(min(scores))).scores.min()
+    with pytest.raises(ValueError, match="score_threshold=0.5: give"):
+        model.predict(picture(), "0.5")
 
 
 def test_importing_the_package_is_cheap() -> None:

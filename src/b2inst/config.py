@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-# What a configuration may name as `_target_`: in a training run, and in the part that is read from a checkpoint.
+# What a configuration may name as `_target_`: in a training run; in the parts of a checkpoint that every use of it
+# builds, which anybody may have made; and in its data settings, which an evaluation builds too.
 TRAINING_TARGETS = ("b2inst.", "torch.optim.", "pytorch_lightning.", "albumentations.")
-CHECKPOINT_TARGETS = ("b2inst.", "torch.optim.")
+CHECKPOINT_TARGETS = ("b2inst.models.", "b2inst.losses.", "b2inst.data.augment.", "b2inst.optim.", "torch.optim.")
+CHECKPOINT_DATA_TARGETS = (
+    *CHECKPOINT_TARGETS, "b2inst.data.datamodule.", "b2inst.data.boundary_target.", "b2inst.data.shapes.ensure",
+)  # fmt: skip
 
 
 class ConfigError(ValueError):
@@ -29,23 +34,67 @@ def targets_of(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, An
             yield from targets_of(value, f"{path}[{i}]")
 
 
+def find(target: str, allowed: tuple[str, ...] = TRAINING_TARGETS) -> Any:
+    """What a `_target_` names: something that is defined where it is looked for, and not merely imported there.
+
+    Hydra walks through attributes, and so would find `torch.load` as `b2inst.predictor.torch.load`.
+
+    Args:
+        target: dotted path of a module and a name in it.
+        allowed: prefixes, of the path and of the place where the object was defined.
+
+    Raises:
+        ImportError: there is no such module.
+        AttributeError: the module does not define that.
+    """
+    module, _, name = target.rpartition(".")
+    found = getattr(import_module(module), name)
+    home = f"{getattr(found, '__module__', None) or module}.{getattr(found, '__qualname__', name)}"
+    if not home.startswith(allowed):
+        raise AttributeError(f"{target} is {home}, which {module} does not define")
+    return found
+
+
 def build(node: Mapping[str, Any], allowed: tuple[str, ...] = TRAINING_TARGETS, **kwargs: Any) -> Any:
     """Instantiate a plain configuration; everything below it becomes plain dicts, lists and built objects.
 
     Args:
-        node: with a `_target_`.
+        node: with a `_target_`; without interpolations, which could make further targets.
         allowed: prefixes of the targets that may be built.
         **kwargs: further arguments of the outermost target.
 
     Raises:
-        ConfigError: for a target outside of the allowed prefixes.
+        ConfigError: for a target outside of the allowed prefixes, or an interpolation.
     """
     for path, part in targets_of(node):
-        if not str(part["_target_"]).startswith(allowed):
+        if not _is_allowed(part["_target_"], allowed):
             raise ConfigError(
                 f"{path or 'config'}: _target_ {part['_target_']!r} is refused; allowed prefixes: {', '.join(allowed)}"
             )
+    for text in _texts(node):
+        if "${" in text:
+            raise ConfigError(f"config: {text!r} is refused; values have to be resolved")
     return instantiate(OmegaConf.create(dict(node)), _convert_="all", **kwargs)
+
+
+def _is_allowed(target: Any, allowed: tuple[str, ...]) -> bool:
+    if not isinstance(target, str) or not target.startswith(allowed):
+        return False
+    try:
+        return callable(find(target, allowed))
+    except (ImportError, AttributeError, ValueError):  # the last one for empty names
+        return False
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, Mapping):
+        for value in node.values():
+            yield from _texts(value)
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from _texts(value)
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:

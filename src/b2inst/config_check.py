@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_object
 
 from b2inst.callbacks.evaluation import CocoEvaluation
-from b2inst.config import CHECKPOINT_TARGETS, TRAINING_TARGETS, ConfigError, targets_of
+from b2inst.config import CHECKPOINT_TARGETS, TRAINING_TARGETS, ConfigError, find, targets_of
 from b2inst.data.datamodule import ROOT_VARIABLE, resolve_root
 from b2inst.data.shapes import Params, ensure
 from b2inst.distributed import started_from_outside
@@ -96,7 +95,7 @@ def _object(node: Any) -> Any:
     if not isinstance(name, str) or not name.startswith(TRAINING_TARGETS):
         return None
     try:
-        return get_object(name)
+        return find(name)
     except Exception:  # an import may fail with anything
         return None
 

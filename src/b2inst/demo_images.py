@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,8 @@ from b2inst.data import shapes
 from b2inst.data.errors import DataError
 from b2inst.data.image import read_image
 from b2inst.predict_source import IMAGES
+
+log = logging.getLogger(__name__)
 
 # Formats that Pillow, which reads the header, and OpenCV, which decodes, tell by the same first bytes.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
@@ -64,10 +68,10 @@ def sample_files(folder: str | None, scratch: Path, most: int) -> list[Path]:
     Args:
         folder: with images; None for built-in shapes.
         scratch: an existing folder, into which the shapes are written.
-        most: how many to return, the first by name.
+        most: how many to return, the first by name of those that can be read; the others are named in the log.
 
     Raises:
-        ConfigError: there is no such folder, or no image in it.
+        ConfigError: there is no such folder, or no image in it that can be read.
     """
     if folder is None:
         shapes.generate(scratch / "shapes", seed=3, train_images=1, val_images=most)
@@ -78,19 +82,28 @@ def sample_files(folder: str | None, scratch: Path, most: int) -> list[Path]:
     found = sorted(file for file in path.iterdir() if file.suffix.lower() in IMAGES and file.is_file())
     if not found:
         raise ConfigError(f"samples={folder}: no image in this folder; images end in {', '.join(IMAGES)}")
-    return found[:most]
+    samples = list(itertools.islice(filter(_can_be_read, found), most))
+    if not samples:
+        raise ConfigError(f"samples={folder}: none of its {len(found)} images can be read; give another folder")
+    return samples
+
+
+def _can_be_read(path: Path) -> bool:
+    try:
+        read_image(path)
+    except DataError as error:
+        log.warning("samples: %s; it is left out", error)
+        return False
+    return True
 
 
 def thumbnail(path: Path) -> NDArray[np.uint8]:
     """A small square picture of a sample, its middle: (side, side, 3) uint8, RGB.
 
     Raises:
-        ConfigError: the file cannot be decoded.
+        DataError: the file cannot be decoded.
     """
-    try:
-        image = Image.fromarray(read_image(path))
-    except DataError as error:
-        raise ConfigError(f"samples: {error}") from error
+    image = Image.fromarray(read_image(path))
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     return np.asarray(image.crop((left, top, left + side, top + side)).resize((THUMBNAIL, THUMBNAIL)))

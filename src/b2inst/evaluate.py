@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from b2inst import runtime
 from b2inst.callbacks.evaluation import CocoEvaluation
 from b2inst.callbacks.pictures import Pictures
-from b2inst.config import CHECKPOINT_TARGETS, ConfigError, build, plain
+from b2inst.config import CHECKPOINT_DATA_TARGETS, ConfigError, build, plain
 from b2inst.evaluate_split import evaluate_part
 from b2inst.lit import LitSegmenter
 from b2inst.metrics.coco import KINDS
@@ -42,7 +42,7 @@ def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Scores | None, Path]:
     if config["score_threshold"] is not None:
         module.model.detector.score_threshold = config["score_threshold"]
     with runtime.job(module.config["seed"], False, False, module.config["training"]["matmul_precision"]):
-        data = build(data_config(module.config["data"], config), CHECKPOINT_TARGETS)
+        data = build(data_config(module.config["data"], config), CHECKPOINT_DATA_TARGETS)
         if list(data.category_ids) != module.config["category_ids"]:
             raise ConfigError(
                 f"{data.val_annotations}: its category ids {list(data.category_ids)} are not those the checkpoint was "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from b2inst.callbacks.evaluation import THRESHOLD_KEY
-from b2inst.config import CHECKPOINT_TARGETS, build
+from b2inst.config import CHECKPOINT_TARGETS, ConfigError, build
 from b2inst.ops.dist import reduce_mean
 from b2inst.structures import Batch
 
@@ -64,17 +65,19 @@ class LitSegmenter(pl.LightningModule):
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such checkpoint")
         try:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = _read(path)
             config = checkpoint["hyper_parameters"]["config"]
             config["model"]["backbone"]["weights"] = None  # they are in the checkpoint
-        except UnpicklingError as error:  # torch advises to read the file all the same, which would run its code
-            reason = "it is no file of PyTorch, or holds more than tensors and plain values, which is refused"
+            if (mistake := _mistake(checkpoint)) is not None:
+                raise ValueError(mistake)
+            module = cls(config)
+            module.load_state_dict(checkpoint["state_dict"])
+        except ConfigError as error:  # a target that is refused
+            raise ValueError(f"{path}: {error}") from error
+        except Exception as error:  # whatever a wrong value leads to
+            reason = " ".join(str(error).split()) or "nothing more is known"
+            reason = f"{type(error).__name__}: {reason[:300]}" if not isinstance(error, ValueError) else reason
             raise ValueError(f"{path}: not a checkpoint of b2inst, or damaged ({reason})") from error
-        except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            raise ValueError(f"{path}: not a checkpoint of b2inst, or damaged ({reason})") from error
-        module = cls(config)
-        module.load_state_dict(checkpoint["state_dict"])
         module.best_threshold = checkpoint.get(THRESHOLD_KEY)
         return module.eval()
 
@@ -119,3 +122,28 @@ class LitSegmenter(pl.LightningModule):
         optimizer: Optimizer = build(self.config["optim"], CHECKPOINT_TARGETS)(self.model, self.effective_batch())
         scheduler = build(self.config["schedule"], CHECKPOINT_TARGETS)(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The content of a file of PyTorch: tensors and plain values."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is no file of PyTorch, or cut off")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:  # torch advises to read the file all the same, which would run its code
+        reason = "it is no file of PyTorch, or holds more than tensors and plain values, which is refused"
+        raise ValueError(reason) from error
+
+
+def _mistake(checkpoint: dict[str, Any]) -> str | None:
+    """What is wrong with the values of a checkpoint that are used long after it was read."""
+    config, threshold = checkpoint["hyper_parameters"]["config"], checkpoint.get(THRESHOLD_KEY)
+    names, ids, divisor = config["classes"], config["category_ids"], config["data"]["size_divisor"]
+    count = config["model"]["num_classes"]
+    if not isinstance(names, list) or not isinstance(ids, list) or not len(names) == len(ids) == count:
+        return f"classes and category_ids do not name {count} classes"
+    if not isinstance(divisor, int) or not 1 <= divisor <= 1024:
+        return f"data.size_divisor is {divisor!r}, not a number of pixels from 1 to 1024"
+    if threshold is not None and not (isinstance(threshold, float) and 0 <= threshold <= 1):
+        return f"{THRESHOLD_KEY} is {threshold!r}, not a score from 0 to 1"
+    return None

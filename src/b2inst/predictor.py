@@ -170,7 +170,7 @@ class B2Inst:
             ValueError: threshold or instance out of range.
         """
         threshold = self.score_threshold if score_threshold is None else score_threshold
-        if not 0 <= threshold <= 1:
+        if isinstance(threshold, str) or not 0 <= threshold <= 1:
             raise ValueError(f"score_threshold={threshold}: give a score from 0 to 1")
         if blend_of is not None and blend_of < 0:
             raise ValueError(f"blend_of={blend_of}: give 0 for the best instance, 1 for the next, ..., or None")
@@ -240,10 +240,13 @@ class B2Inst:
 
     @contextmanager
     def _finds_from(self, threshold: float | None) -> Iterator[None]:
-        """Let the detector look further down than in the validation where less is asked for."""
+        """Let the detector look further down than in the validation where less is asked for.
+
+        Its threshold is one of probabilities, of which a score is the root at most; the little less is for rounding.
+        """
         detector: Any = self.model.detector
         usual = detector.score_threshold
-        detector.score_threshold = usual if threshold is None else min(usual, threshold)
+        detector.score_threshold = usual if threshold is None else min(usual, 0.999999 * threshold**2)
         try:
             yield
         finally:
