@@ -26,8 +26,10 @@ TOY = [
 
 def toy_config(root: Path, output: Path, *overrides: str) -> dict:
     """The resolved configuration of a toy run on shapes in `root`."""
+    other = any(override.startswith("assembly@") for override in overrides)  # which has no attention
+    settings = [value for value in TOY if not (other and value.startswith("model.assembly.attention_size"))]
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        cfg = compose("train", [*TOY, f"data.root={root}", f"output={output}", "name=toy", *overrides])
+        cfg = compose("train", [*settings, f"data.root={root}", f"output={output}", "name=toy", *overrides])
     return plain(cfg)
 
 

@@ -66,7 +66,7 @@ def test_a_converted_file_is_evaluated_and_exported(
 
 def test_into_another_method(source: Path, annotations: Path, tmp_path: Path) -> None:
     said = convert(source, tmp_path / "b.ckpt", ["experiment=ablation_e"], annotations=annotations)
-    assert "4 start afresh: last rows, the boundary basis" in said
+    assert "4 start afresh: rows of the boundary basis" in said
     module = LitSegmenter.from_checkpoint(tmp_path / "b.ckpt")
     assert isinstance(module.model.boundary, GlobalBoundary)
     assert module.model.clip_before_pool and module.config["model"]["backbone"]["preset"] == "msra"

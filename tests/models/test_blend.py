@@ -5,18 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from b2inst.models.assembly.blend import AttentionBlend
-from models.wanted import wanted
-
-
-def bilinear(grid, y, x):
-    """Value of a list of rows at continuous indices, the borders continued."""
-    height, width = len(grid), len(grid[0])
-    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
-    y0, x0 = int(y), int(x)
-    y1, x1 = min(y0 + 1, height - 1), min(x0 + 1, width - 1)
-    fy, fx = y - y0, x - x0
-    top = grid[y0][x0] * (1 - fx) + grid[y0][x1] * fx
-    return top * (1 - fy) + (grid[y1][x0] * (1 - fx) + grid[y1][x1] * fx) * fy
+from models.wanted import bilinear, wanted
 
 
 def by_hand(bases, box, params, attention_size, mask_size, stride):

@@ -68,6 +68,10 @@ class Assembly(nn.Module):
         """How many numbers per location the detector has to predict for that many bases."""
         raise TypeError(f"{type(self).__name__} has to define num_params()")
 
+    def rows_without_boundary(self, num_bases: int) -> Tensor:
+        """Which of the parameters for `num_bases` + 1 bases are those for `num_bases`, in their order."""
+        return torch.arange(self.num_params(num_bases))
+
     def forward(self, bases: Tensor, instances: Instances) -> Tensor:
         """Put masks together.
 

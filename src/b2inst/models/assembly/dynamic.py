@@ -60,6 +60,12 @@ class DynamicConvolutions(Assembly):
         """Weights and biases of the layers."""
         return sum(rows * columns + rows for rows, columns in self.shapes(num_bases))
 
+    def rows_without_boundary(self, num_bases: int) -> Tensor:
+        """All but the weights of the last input channel, see `Assembly.rows_without_boundary`."""
+        rows = torch.arange(self.num_params(num_bases + 1))
+        first = rows[: self.channels * (num_bases + 3)].unflatten(0, self.shapes(num_bases + 1)[0])
+        return torch.cat([first[:, :-1].flatten(), rows[first.numel() :]])
+
     def layers(self, params: Tensor, num_bases: int) -> list[tuple[Tensor, Tensor]]:
         """Weights (P, out, in) and biases (P, out, 1) of each layer, from (P, num_params)."""
         shapes = self.shapes(num_bases)

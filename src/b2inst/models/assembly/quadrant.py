@@ -38,6 +38,10 @@ class QuadrantCombination(Assembly):
         """A coefficient for each basis in each quadrant."""
         return 4 * num_bases
 
+    def rows_without_boundary(self, num_bases: int) -> Tensor:
+        """All but the last of each quadrant, see `Assembly.rows_without_boundary`."""
+        return torch.arange(self.num_params(num_bases + 1)).unflatten(0, (4, -1))[:, :-1].flatten()
+
     def forward(self, bases: Tensor, instances: Instances) -> Tensor:
         """(P, R, R) mask logits in the frame of the boxes, see `Assembly.forward`."""
         pooled = instances.per_mask(self.pool(bases.float().relu(), instances.boxes, instances.image))
