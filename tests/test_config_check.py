@@ -76,7 +76,7 @@ def test_every_experiment_with_every_recipe_passes(experiment: str, recipe: str,
 
 def given(experiment: str, folder: Path) -> list[str]:
     """The backbone's weights, without which the published models are refused."""
-    if not experiment.startswith("blendmask"):
+    if not experiment.startswith(("blendmask", "condinst")):
         return []
     (folder / "R.pth").touch()
     return [f"model.backbone.weights={folder}/R.pth"]
@@ -275,6 +275,13 @@ def test_a_mistake_is_named_with_its_remedy(
 def test_the_stride_of_the_ground_truth() -> None:
     lines = mistakes(composed("gt.stride=8"))
     assert lines == ["gt.stride: 8, but the bases have stride 4 (model.assembly.basis_stride); set gt.stride=4"]
+
+
+@pytest.mark.parametrize("assembly", names("assembly"))
+def test_the_ground_truth_has_the_stride_of_the_bases(assembly: str) -> None:
+    config = composed(f"assembly@model.assembly={assembly}")
+    check(config)
+    assert config["data"]["boundary_target"]["stride"] == config["model"]["assembly"]["basis_stride"]
 
 
 def test_every_mistake_is_listed_once(config: dict[str, Any]) -> None:

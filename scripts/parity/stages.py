@@ -142,7 +142,9 @@ def _detections(model: Segmenter, fixture: Fixture, outputs: Outputs) -> Iterato
     yield Row("attention of detections", fixture.error("det_top_feat", params), FORWARD)
     pooled = model.assembly.pool(outputs.bases, places.boxes, places.image)
     yield Row("bases in the boxes", fixture.error("rois", pooled), FORWARD)
-    logits = model.assembly(outputs.bases, Instances(places.boxes, places.image, params, *model.detector.origins(places)))
+    logits = model.assembly(
+        outputs.bases, Instances(places.boxes, places.image, params, *model.detector.origins(places))
+    )
     yield Row("blended logits", fixture.error("blend_logits", logits.flatten(1)), FORWARD)
 
 

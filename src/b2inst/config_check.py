@@ -214,7 +214,13 @@ def _is_number(value: Any) -> bool:
 def _values(config: Mapping[str, Any]) -> Lines:
     whole = {"data.batch_size": 1, "schedule.steps": 1, "schedule.warmup_steps": 0,
              "optim.reference_batch": 1, "data.num_workers": 0, "seed": 0}  # fmt: skip
-    optional = {"model.num_bases": 1, "model.num_classes": 1, "data.val_batch_size": 1, "data.train.limit": 1, "data.val.limit": 1}
+    optional = {
+        "model.num_bases": 1,
+        "model.num_classes": 1,
+        "data.val_batch_size": 1,
+        "data.train.limit": 1,
+        "data.val.limit": 1,
+    }
     for path, least in (whole | optional).items():
         value = _get(config, path, least)
         if not (_is_int(value) and value >= least) and not (value is None and path in optional):

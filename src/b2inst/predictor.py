@@ -117,6 +117,11 @@ class B2Inst:
         """Whether the model has a boundary basis."""
         return self.model.boundary.num_bases > 0
 
+    @property
+    def has_attention(self) -> bool:
+        """Whether the masks are made with attention, which `Inside.blend` shows."""
+        return self.model.assembly.has_attention
+
     @overload
     def predict(self, images: ImageLike, score_threshold: float | None = None, batch_size: int = 1) -> Prediction: ...
     @overload
@@ -258,7 +263,7 @@ class B2Inst:
             bases=bases[: self.model.num_bases],
             boundary=None if boundary is None else boundary[0],
             blend=None if blend is None else Blend(blend.attention.cpu(), blend.bases.cpu()),
-            has_attention=self.model.assembly.has_attention,
+            has_attention=self.has_attention,
             size=size,
             canvas=canvas,
         )

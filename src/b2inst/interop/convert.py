@@ -5,8 +5,8 @@
 
 What IN holds decides:
 
-* AdelaiDet's BlendMask, CondInst or FCOS, or torchvision's FCOS: OUT is a checkpoint that `b2inst.evaluate ckpt=OUT` and
-  `b2inst.train init_from=OUT` read. key=value are settings as for `b2inst.train`, for instance experiment=b2inst.
+* AdelaiDet's BlendMask, CondInst or FCOS, or torchvision's FCOS: OUT is a checkpoint that `b2inst.evaluate ckpt=OUT`
+  and `b2inst.train init_from=OUT` read. key=value are settings as for `b2inst.train`, for instance experiment=b2inst.
 * MSRA's ImageNet ResNets: OUT is a state dict for `model.backbone.preset=msra model.backbone.weights=OUT`.
 * a checkpoint of this package: OUT is a state dict of AdelaiDet.
 """

@@ -86,7 +86,9 @@ def variant_of(state: Mapping[str, Tensor], source: str = "state dict") -> Varia
         )
     needed = (f"{BOTTOM_UP}.res4.0.conv1.weight", f"{HEAD}.cls_logits.weight", "backbone.fpn_lateral3.weight")
     if absent := [k for k in needed if k not in state]:
-        raise ValueError(f"{source}: none of FCOS, BlendMask and CondInst of AdelaiDet, for it lacks {', '.join(absent)}")
+        raise ValueError(
+            f"{source}: none of FCOS, BlendMask and CondInst of AdelaiDet, for it lacks {', '.join(absent)}"
+        )
     form = (f"{BOTTOM_UP}.res4.0.conv3.weight" in state, _count(state, rf"{BOTTOM_UP}\.res4\.(\d+)\.conv1\.weight"))
     if form not in DEPTHS:
         raise ValueError(f"{source}: a ResNet with {form[1]} blocks in res4; b2inst has depths {[*DEPTHS.values()]}")

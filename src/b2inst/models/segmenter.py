@@ -117,9 +117,7 @@ class Segmenter(nn.Module):
         self.detector = detector(
             in_channels=channels, num_classes=num_classes, num_params=assembly.num_params(blended), strides=strides
         )
-        self.basis = basis(
-            in_channels=channels, num_bases=num_bases + boundary.num_bases, stride=assembly.basis_stride
-        )
+        self.basis = basis(in_channels=channels, num_bases=num_bases + boundary.num_bases, stride=assembly.basis_stride)
         self.assembly = assembly
         self.boundary = boundary
         self.scoring = scoring(in_channels=channels, num_classes=num_classes, strides=strides)
