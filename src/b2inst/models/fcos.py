@@ -173,7 +173,9 @@ class FCOS(nn.Module):
             index = (places.level == level).nonzero(as_tuple=True)[0]
             values.append(conv3x3_at(self.params, tower, places.image[index], places.y[index], places.x[index]))
             order.append(index)
-        return torch.cat(values)[torch.cat(order).argsort()]
+        found = torch.cat(values)
+        # As many rows as places: a sum of counts per level would be another number to the exporter.
+        return found.new_zeros(places.level.shape[0], found.shape[1]).index_copy(0, torch.cat(order), found)
 
     def origins(self, places: Locations) -> tuple[Tensor, Tensor]:
         """Where places are, and the objects that they are for.

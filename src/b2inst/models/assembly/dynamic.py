@@ -89,7 +89,7 @@ class DynamicConvolutions(Assembly):
     def forward(self, bases: Tensor, instances: Instances) -> Tensor:
         """(P, R, R) mask logits in the frame of the boxes, see `Assembly.forward`."""
         logits = aligned_bilinear(self.image_logits(bases, instances)[:, None], self.upsampling)
-        own = torch.arange(len(logits), device=logits.device)  # each mask is cut out of a map of its own
+        own = torch.arange(logits.shape[0], device=logits.device)  # each mask is cut out of a map of its own
         boxes = instances.per_mask(instances.boxes)
         return self.pool(logits, boxes, own, self.basis_stride // self.upsampling)[:, 0]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -48,12 +49,13 @@ class ShapeSaliency(Assembly):
 
 
 def logit_of_product(a: Tensor, b: Tensor) -> Tensor:
-    """The logit of sigmoid(a) * sigmoid(b), which has a gradient everywhere.
+    r"""The logit of sigmoid(a) * sigmoid(b), which has a gradient everywhere.
+
+    .. math:: \log\frac{pq}{1 - pq} = -\log(e^{-a} + e^{-b} + e^{-a - b}), \quad p = \sigma(a), q = \sigma(b)
 
     Example:
         >>> logit_of_product(torch.tensor(0.0), torch.tensor(0.0)).sigmoid()
         tensor(0.2500)
     """
-    both = F.logsigmoid(a) + F.logsigmoid(b)
-    # 1 - p q = (1 - p) + p (1 - q), in logarithms: the left side would be 0 where both are nearly 1.
-    return both - (F.logsigmoid(-a)).logaddexp(F.logsigmoid(a) + F.logsigmoid(-b))
+    least = torch.minimum(torch.minimum(a, b), a + b)  # its factor keeps the sum of the powers between 1 and 3
+    return least - ((least - a).exp() + (least - b).exp() + (least - a - b).exp()).log()
