@@ -38,10 +38,7 @@ VARIANTS = {
     "iou_boundary": ("b2inst",),
     "light": ("b2inst_light",),
     "published": ("blendmask_550_r50_3x",),
-    "linear": ("b2inst", "assembly@model.assembly=linear"),
     "dynamic": ("b2inst", "assembly@model.assembly=dynamic"),
-    "quadrant": ("b2inst", "assembly@model.assembly=quadrant"),
-    "shape_saliency": ("b2inst", "assembly@model.assembly=shape_saliency"),
 }
 
 

@@ -24,7 +24,7 @@ class QuadrantCombination(Assembly):
     Raises:
         ValueError: a mask that cannot be halved.
 
-    Source: SipMask (arXiv 2007.14772), section 3.2.
+    Source: SipMask (arXiv 2007.14772), section 3.
     """
 
     usual_bases = 32

@@ -22,7 +22,7 @@ class ShapeSaliency(Assembly):
         sampling_ratio: of RoIAlign.
         basis_stride: of the saliency map.
 
-    Source: CenterMask, point representation (arXiv 2004.04446), sections 3.2 and 3.3.
+    Source: CenterMask, point representation (arXiv 2004.04446), section 3.
     """
 
     usual_bases = 1
