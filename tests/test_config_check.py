@@ -76,7 +76,7 @@ def test_every_experiment_with_every_recipe_passes(experiment: str, recipe: str,
 
 def given(experiment: str, folder: Path) -> list[str]:
     """The backbone's weights, without which the published models are refused."""
-    if not experiment.startswith("blendmask"):
+    if not experiment.startswith(("blendmask", "condinst")):
         return []
     (folder / "R.pth").touch()
     return [f"model.backbone.weights={folder}/R.pth"]
@@ -153,7 +153,6 @@ KERVADEC = {"_target_": "b2inst.losses.kervadec.Kervadec"}
 EDGE = {"_target_": "b2inst.losses.edge_agreement.EdgeAgreement"}
 BCE = {"_target_": "b2inst.losses.bce.BinaryCrossEntropy"}
 GLOBAL = "b2inst.models.boundary.GlobalBoundary"
-NO_BOUNDARY = {"_target_": "b2inst.models.boundary.NoBoundary"}
 UNSUPERVISED = {"_target_": "b2inst.models.boundary.UnsupervisedBoundary", "use_prediction": False}
 
 # changes, the path that the line begins with, and words of what is wrong and of the remedy
@@ -205,7 +204,7 @@ REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"seed": -1}, "seed", ["-1", "at least 0"]),
     ({"seed": 1.5}, "seed", ["whole number"]),
     ({"seed": 2**32}, "seed", ["too large"]),
-    ({"model.num_bases": 0}, "model.num_bases", ["at least 1"]),
+    ({"model.num_bases": 0}, "model.num_bases", ["at least 1 or null"]),
     ({"model.num_classes": 0}, "model.num_classes", ["at least 1 or null"]),
     ({"data.batch_size": 0}, "data.batch_size", ["at least 1"]),
     ({"data.batch_size": True}, "data.batch_size", ["True", "whole number"]),
@@ -245,7 +244,6 @@ REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"trainer.precision": "bf16-true"}, "trainer.precision", ["boundary ground truth", "allowed: 32-true"]),
     ({"trainer.precision": "16-true"}, "trainer.precision", ["boundary ground truth", "bf16-mixed"]),
     ({"trainer.precision": "64-true"}, "trainer.precision", ["allowed: 32-true"]),
-    ({"model.assembly": NO_BOUNDARY}, "model.scoring", ["no mask_size", "scoring@model.scoring=none"]),
     (
         {"model.backbone.preset": "msra", "model.backbone.weights": "imagenet"},
         "model.backbone.preset", ["torchvision's", "model.backbone.preset=torchvision"],
@@ -276,7 +274,14 @@ def test_a_mistake_is_named_with_its_remedy(
 
 def test_the_stride_of_the_ground_truth() -> None:
     lines = mistakes(composed("gt.stride=8"))
-    assert lines == ["gt.stride: 8, but the bases have stride 4; set gt.stride=4"]
+    assert lines == ["gt.stride: 8, but the bases have stride 4 (model.assembly.basis_stride); set gt.stride=4"]
+
+
+@pytest.mark.parametrize("assembly", names("assembly"))
+def test_the_ground_truth_has_the_stride_of_the_bases(assembly: str) -> None:
+    config = composed(f"assembly@model.assembly={assembly}")
+    check(config)
+    assert config["data"]["boundary_target"]["stride"] == config["model"]["assembly"]["basis_stride"]
 
 
 def test_every_mistake_is_listed_once(config: dict[str, Any]) -> None:

@@ -38,6 +38,7 @@ VARIANTS = {
     "iou_boundary": ("b2inst",),
     "light": ("b2inst_light",),
     "published": ("blendmask_550_r50_3x",),
+    "dynamic": ("b2inst", "assembly@model.assembly=dynamic"),
 }
 
 
@@ -52,6 +53,8 @@ def checkpoint(folder: Path, experiment: str, *overrides: str) -> Path:
     if content["hyper_parameters"]["config"]["model"]["backbone"]["preset"] == "msra":
         # Its pixels are not divided by their deviation; random weights would make mask logits of several hundreds.
         content["state_dict"]["model.basis.bases.weight"] /= 1000
+    if "dynamic" in content["hyper_parameters"]["config"]["model"]["assembly"]["_target_"]:
+        content["state_dict"]["model.detector.params.weight"] /= 10  # which mask logits have to the third power
     torch.save(content, path)
     return path
 

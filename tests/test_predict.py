@@ -204,6 +204,16 @@ def test_attention_is_computed_only_to_be_shown(
         predict(ckpt, folder / "a.jpg", tmp_path / "other", show=["attention"])
 
 
+def test_a_model_without_attention(ckpt: Path, folder: Path, tmp_path: Path, captions: list[list[str]]) -> None:
+    linear = toy_checkpoint(tmp_path / "linear.ckpt", "assembly@model.assembly=linear")
+    with pytest.raises(ConfigError, match="masks of .*linear.ckpt are made without attention; leave out attention"):
+        predict(linear, folder / "a.jpg", tmp_path / "alone", show=["masks", "attention"])
+    predict(linear, folder / "a.jpg", tmp_path / "linear", show=["masks", "bases"])
+    predict(ckpt, folder / "a.jpg", tmp_path / "both", show="attention", compare=str(linear))
+    assert captions[-1][0].split(": ", 1)[1].startswith("attention of 0")
+    assert captions[-1][1].endswith(": no attention in this assembly")
+
+
 def test_two_models_side_by_side(
     ckpt: Path, plain_ckpt: Path, folder: Path, tmp_path: Path, captions: list[list[str]]
 ) -> None:

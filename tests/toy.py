@@ -17,8 +17,8 @@ from b2inst.paths import config_dir
 TOY = [
     "data.prepare.train_images=8", "data.prepare.val_images=4", "data.prepare.size=64", "data.batch_size=4",
     "data.num_workers=0", "data.persistent_workers=false", "model.fpn.channels=32", "model.detector.num_convs=1",
-    "model.basis.channels=32", "model.basis.num_convs=1", "model.assembly.attention_size=7",
-    "model.assembly.mask_size=28", "schedule.steps=2", "schedule.warmup_steps=1", "trainer.val_check_interval=2",
+    "model.basis.channels=32", "model.basis.num_convs=1", "model.assembly.mask_size=28",
+    "schedule.steps=2", "schedule.warmup_steps=1", "trainer.val_check_interval=2",
     "trainer.accelerator=cpu", "trainer.enable_progress_bar=false", "~callbacks.progress",
     "trainer.log_every_n_steps=1", "callbacks.pictures.images=1",
 ]  # fmt: skip
@@ -28,6 +28,8 @@ def toy_config(root: Path, output: Path, *overrides: str) -> dict:
     """The resolved configuration of a toy run on shapes in `root`."""
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         cfg = compose("train", [*TOY, f"data.root={root}", f"output={output}", "name=toy", *overrides])
+    if "attention_size" in cfg.model.assembly:
+        cfg.model.assembly.attention_size = 7
     return plain(cfg)
 
 

@@ -14,6 +14,7 @@ from b2inst.config import CHECKPOINT_TARGETS, build, plain
 from b2inst.interop.adelaidet import export_adelaidet, load_adelaidet
 from b2inst.interop.names import adelaidet_names
 from b2inst.interop.variant import DEPTHS
+from b2inst.models.assembly.base import Instances
 from b2inst.models.segmenter import Outputs, Segmenter
 from b2inst.ops.masks import paste_masks
 from b2inst.ops.rasterize import rasterize, rasterize_in_box
@@ -141,7 +142,9 @@ def _detections(model: Segmenter, fixture: Fixture, outputs: Outputs) -> Iterato
     yield Row("attention of detections", fixture.error("det_top_feat", params), FORWARD)
     pooled = model.assembly.pool(outputs.bases, places.boxes, places.image)
     yield Row("bases in the boxes", fixture.error("rois", pooled), FORWARD)
-    logits = model.assembly(outputs.bases, places.boxes, places.image, params)
+    logits = model.assembly(
+        outputs.bases, Instances(places.boxes, places.image, params, *model.detector.origins(places))
+    )
     yield Row("blended logits", fixture.error("blend_logits", logits.flatten(1)), FORWARD)
 
 

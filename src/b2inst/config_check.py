@@ -23,9 +23,7 @@ from b2inst.data.shapes import Params, ensure
 from b2inst.distributed import started_from_outside
 from b2inst.losses.kervadec import Kervadec
 from b2inst.metrics.coco import KINDS
-from b2inst.models.basis import BasisHead
 from b2inst.models.boundary import GlobalBoundary, NoBoundary
-from b2inst.models.scoring import ScoringHead
 
 Lines = Iterator[str]
 
@@ -214,9 +212,15 @@ def _is_number(value: Any) -> bool:
 
 
 def _values(config: Mapping[str, Any]) -> Lines:
-    whole = {"model.num_bases": 1, "data.batch_size": 1, "schedule.steps": 1, "schedule.warmup_steps": 0,
+    whole = {"data.batch_size": 1, "schedule.steps": 1, "schedule.warmup_steps": 0,
              "optim.reference_batch": 1, "data.num_workers": 0, "seed": 0}  # fmt: skip
-    optional = {"model.num_classes": 1, "data.val_batch_size": 1, "data.train.limit": 1, "data.val.limit": 1}
+    optional = {
+        "model.num_bases": 1,
+        "model.num_classes": 1,
+        "data.val_batch_size": 1,
+        "data.train.limit": 1,
+        "data.val.limit": 1,
+    }
     for path, least in (whole | optional).items():
         value = _get(config, path, least)
         if not (_is_int(value) and value >= least) and not (value is None and path in optional):
@@ -309,17 +313,14 @@ def _boundary(config: Mapping[str, Any]) -> Lines:
     if _is(variant, GlobalBoundary) and _get(config, "data.boundary_target") is None:
         yield ("data.boundary_target: null, and the global boundary is learned from it; set data.boundary_target="
                "'${gt}', or choose boundary@model.boundary=instance")  # fmt: skip
-    stride = _get(config, "data.boundary_target.stride", BasisHead.stride)
-    if stride != BasisHead.stride:
-        yield f"gt.stride: {stride!r}, but the bases have stride {BasisHead.stride}; set gt.stride={BasisHead.stride}"
+    wanted = _get(config, "model.assembly.basis_stride", 4)
+    stride = _get(config, "data.boundary_target.stride", wanted)
+    if stride != wanted:
+        yield (f"gt.stride: {stride!r}, but the bases have stride {wanted} (model.assembly.basis_stride); set "
+               f"gt.stride={wanted}")  # fmt: skip
 
 
 def _model(config: Mapping[str, Any]) -> Lines:
-    assembly = _object(_get(config, "model.assembly"))
-    if _is(_get(config, "model.scoring"), ScoringHead) and callable(assembly):
-        if not hasattr(assembly, "mask_size") and "mask_size" not in _parameters(assembly):
-            yield ("model.scoring: scores masks in their boxes, and this assembly has none (no mask_size); choose "
-                   "scoring@model.scoring=none, or assembly@model.assembly=blend")  # fmt: skip
     sizes, top = _get(config, "model.detector.sizes_of_interest"), _get(config, "model.fpn.top_levels")
     if isinstance(sizes, list) and _is_int(top) and len(sizes) != top + 2:
         yield (f"model.detector.sizes_of_interest: {len(sizes)} borders for {top + 3} levels; give {top + 2}, or set "

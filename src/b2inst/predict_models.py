@@ -40,10 +40,12 @@ def load_models(config: dict[str, Any], show: Sequence[str]) -> dict[str, B2Inst
     models = [load_model(key, config, switches) for key in keys]
     if len(models) > 1:
         _same_classes(config, *models)
+    none = " and ".join(str(config[key]) for key in keys)
     if "boundary" in show and not any(model.has_boundary for model in models):
-        none = " and ".join(str(config[key]) for key in keys)
         verb = "has" if len(keys) == 1 else "have"
         raise ConfigError(f"show={','.join(show)}: {none} {verb} no boundary basis; leave out boundary")
+    if "attention" in show and not any(model.has_attention for model in models):
+        raise ConfigError(f"show={','.join(show)}: masks of {none} are made without attention; leave out attention")
     return dict(zip(tell_apart(paths), models, strict=True))
 
 

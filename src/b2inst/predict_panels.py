@@ -41,7 +41,8 @@ def draw_panels(
 
     Returns:
         caption -> (3, h, w) uint8, one for each of `show`; all but `attention` have the same size, and that has about
-        the same width. Where a model has no boundary basis, `boundary` is an empty space that says so.
+        the same width. Where a model has no boundary basis, `boundary` is an empty space that says so, and so is
+        `attention` where its assembly has none.
     """
     size = shown_size(prediction.size, max_side, MIN_SIDE)
     panels = {}
@@ -55,6 +56,8 @@ def draw_panels(
             panels["boundary basis"] = _cut(viz.draw_boundary(inside.boundary.sigmoid(), canvas), size)
         elif name == "bases":
             panels["bases"] = _cut(viz.draw_bases(inside.bases, canvas_at(inside, size), inside.boundary), size)
+        elif not inside.has_attention:
+            panels["no attention in this assembly"] = torch.full((3, *size), WHITE, dtype=torch.uint8)
         elif inside.blend is None:
             image = torch.from_numpy(resized(pixels, size)).permute(2, 0, 1)
             panels[f"attention: no instance {instance}"] = image

@@ -34,7 +34,9 @@ class Inside:
         bases: (K, h, w) float32 mask bases, of the network input with its padding.
         boundary: (h, w) float32 logits of the boundary basis; None for a model without one.
         blend: attention and cropped bases of one instance, (K, R, R) or (K + 1, R, R) with the boundary basis last, in
-            the frame of its box; None where it was not asked for and for an image with fewer instances.
+            the frame of its box; None where it was not asked for, for an image with fewer instances, and without
+            attention.
+        has_attention: whether the assembly of the model makes masks with attention.
         size: (height, width) of the image as the network saw it, at the upper left of its input.
         canvas: (height, width) of the network input.
     """
@@ -42,6 +44,7 @@ class Inside:
     bases: Tensor
     boundary: Tensor | None
     blend: Blend | None
+    has_attention: bool
     size: tuple[int, int]
     canvas: tuple[int, int]
 
@@ -113,6 +116,11 @@ class B2Inst:
     def has_boundary(self) -> bool:
         """Whether the model has a boundary basis."""
         return self.model.boundary.num_bases > 0
+
+    @property
+    def has_attention(self) -> bool:
+        """Whether the masks are made with attention, which `Inside.blend` shows."""
+        return self.model.assembly.has_attention
 
     @overload
     def predict(self, images: ImageLike, score_threshold: float | None = None, batch_size: int = 1) -> Prediction: ...
@@ -261,6 +269,7 @@ class B2Inst:
             bases=bases[: self.model.num_bases],
             boundary=None if boundary is None else boundary[0],
             blend=None if blend is None else Blend(blend.attention.cpu(), blend.bases.cpu()),
+            has_attention=self.has_attention,
             size=size,
             canvas=canvas,
         )

@@ -8,10 +8,13 @@ import torch
 
 from b2inst.interop.adelaidet import export_adelaidet, load_adelaidet
 from b2inst.interop.names import HEAD, adelaidet_names
+from b2inst.models.assembly.dynamic import DynamicConvolutions
+from b2inst.models.assembly.linear import LinearCombination
 from b2inst.models.backbone import MobileNetV2
 from b2inst.models.basis import BasisHead, no_semantic
 from b2inst.models.boundary import GlobalBoundary
 from b2inst.models.fpn import FPN
+from b2inst.models.segmenter import Segmenter
 from interop.small import blendmask, same, weights
 from models import build
 
@@ -194,3 +197,35 @@ def test_another_norm_is_an_error() -> None:
 def test_older_names_are_understood() -> None:
     state = {k.replace("ctrness", "centerness"): v for k, v in weights().items()}
     assert load_adelaidet(blendmask(), state).fresh == {}
+
+
+def condinst(boundary=None, seed: int = 0) -> Segmenter:
+    return blendmask(boundary, seed=seed, assembly=DynamicConvolutions(mask_size=28), num_bases=8, semantic=no_semantic,
+                     detector={"use_scale": True, "score_threshold": 0.0})  # fmt: skip
+
+
+def test_a_boundary_basis_joins_condinst_without_a_change_of_its_masks() -> None:
+    plain, extended = condinst().eval(), condinst(GlobalBoundary(), seed=1).eval()
+    load_adelaidet(plain, weights(condinst()))
+    report = load_adelaidet(extended, export_adelaidet(plain))
+    assert {key for key in report.fresh if not key.startswith("terms.")} == {
+        "basis.bases.weight", "basis.bases.bias", "detector.params.weight", "detector.params.bias",
+    }  # fmt: skip
+    images = build.images(1, 128, 160)
+    with torch.no_grad():
+        (a,), (b,) = (model.detect(model(images), images) for model in (plain, extended))
+    assert len(a) > 3 and a.mask_logits.std() > 0
+    torch.testing.assert_close(a.mask_logits, b.mask_logits)
+    assert plain.basis.num_bases + 1 == extended.basis.num_bases
+
+
+def test_an_assembly_that_adelaidet_does_not_have() -> None:
+    model = blendmask(assembly=LinearCombination(mask_size=28), num_bases=None)
+    with pytest.raises(ValueError, match="no LinearCombination; models with blend or dynamic"):
+        export_adelaidet(model)
+    detector = export_adelaidet(blendmask(seed=1), detector_only=True)
+    report = load_adelaidet(model, detector, detector_only=True)
+    assert same(export_adelaidet(model, detector_only=True), detector)
+    assert {key.split(".")[0] for key in report.fresh} == {"basis", "detector", "semantic"}
+    with pytest.raises(ValueError, match="in the file, but not in this model: .*basis_module"):
+        load_adelaidet(model, weights())

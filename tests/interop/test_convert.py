@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from b2inst.interop.adelaidet import export_adelaidet, load_adelaidet
 from b2inst.interop.coco_classes import COCO
 from b2inst.interop.convert import convert, main
 from b2inst.lit import LitSegmenter
+from b2inst.models.assembly.dynamic import DynamicConvolutions
+from b2inst.models.basis import BasisHead, no_semantic
 from b2inst.models.boundary import GlobalBoundary
 from interop.small import blendmask, detectron2_state, same, weights
 from models import build
@@ -66,7 +69,7 @@ def test_a_converted_file_is_evaluated_and_exported(
 
 def test_into_another_method(source: Path, annotations: Path, tmp_path: Path) -> None:
     said = convert(source, tmp_path / "b.ckpt", ["experiment=ablation_e"], annotations=annotations)
-    assert "4 start afresh: last rows, the boundary basis" in said
+    assert "4 start afresh: rows of the boundary basis" in said
     module = LitSegmenter.from_checkpoint(tmp_path / "b.ckpt")
     assert isinstance(module.model.boundary, GlobalBoundary)
     assert module.model.clip_before_pool and module.config["model"]["backbone"]["preset"] == "msra"
@@ -100,6 +103,21 @@ def test_an_fcos(annotations: Path, tmp_path: Path) -> None:
     assert not detector.threshold_with_quality and torch.equal(detector.scales, model.detector.scales)
 
 
+@pytest.mark.parametrize("settings", [[], ["experiment=b2inst"]], ids=str)
+def test_a_condinst(settings: list[str], annotations: Path, tmp_path: Path) -> None:
+    model = blendmask(
+        num_classes=len(shapes.CATEGORIES), assembly=DynamicConvolutions(), num_bases=8, semantic=no_semantic,
+        basis=partial(BasisHead, channels=16, num_convs=3, aligned=True), detector={"use_scale": True},
+    )  # fmt: skip
+    torch.save(export_adelaidet(model), tmp_path / "c.pth")
+    convert(tmp_path / "c.pth", tmp_path / "c.ckpt", settings, annotations=annotations)
+    loaded = LitSegmenter.from_checkpoint(tmp_path / "c.ckpt").model
+    assert isinstance(loaded.assembly, DynamicConvolutions) and loaded.num_bases == 8 and loaded.basis.aligned
+    assert loaded.basis.num_bases == (9 if settings else 8) and len(loaded.basis.tower) == 3
+    assert torch.equal(loaded.basis.bases.weight[:8], model.basis.bases.weight)
+    assert torch.equal(loaded.detector.params.bias[:2], model.detector.params.bias[:2])
+
+
 def test_a_backbone(tmp_path: Path) -> None:
     torch.save(detectron2_state(), tmp_path / "R.pkl")
     assert "model.backbone.preset=msra" in convert(tmp_path / "R.pkl", tmp_path / "R.pth")
@@ -130,7 +148,7 @@ def test_models_that_do_not_fit(
 
 def test_something_else(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1)}, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match="neither FCOS nor BlendMask.*lacks"):
+    with pytest.raises(ValueError, match="none of FCOS, BlendMask and CondInst.*lacks"):
         convert(tmp_path / "x.pth", tmp_path / "x.ckpt")
 
 

@@ -44,10 +44,37 @@ def test_sizes_of_blendmask_r50() -> None:
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 35_759_162
 
 
+def condinst_entries() -> dict[str, tuple[int, ...]]:
+    """Shapes of CondInst R-50's entries by key, from those of BlendMask R-50 and what is said of the difference."""
+    parts = {"basis_module.tower.4": "mask_branch.tower.3", "basis_module.": "mask_branch."}
+    entries = {}
+    for key, (shape, _) in expected_entries().items():
+        if not key.startswith(("basis_module.seg_head", "basis_module.tower.5", "top_layer")):
+            old = next((part for part in parts if key.startswith(part)), "")
+            entries[parts.get(old, "") + key.removeprefix(old)] = shape
+    entries |= {"mask_branch.tower.4.weight": (8, 128, 1, 1), "mask_branch.tower.4.bias": (8,)}
+    entries |= {"controller.weight": (169, 256, 3, 3), "controller.bias": (169,)}
+    entries |= {f"proposal_generator.fcos_head.scales.{i}.scale": (1,) for i in range(5)}
+    return entries | {"mask_head.sizes_of_interest": (5,), "mask_head._iter": (1,)}
+
+
+def test_condinst_r50_takes_the_372_entries() -> None:
+    entries = condinst_entries()
+    assert len(entries) == 372 and sum(torch.Size(shape).numel() for shape in entries.values()) == 34_219_224
+    model = published("condinst_r50_1x")
+    shapes = {key: tuple(value.shape) for key, value in export_adelaidet(model).items()}
+    buffers = {"mask_head.sizes_of_interest", "mask_head._iter"}
+    assert shapes == {key: shape for key, shape in entries.items() if key not in buffers}
+    counters = {key: torch.zeros(entries[key]) for key in buffers}
+    report = load_adelaidet(model, weights(model) | counters)
+    assert set(report.left_over) == buffers and report.fresh == {}
+
+
 MODELS = {
     "blendmask_r50_1x": (379, 36_090_115, []),
     "blendmask_r101_3x": (634, 55_134_467, []),
     "blendmask_550_r50_3x": (351, 32_399_106, []),
+    "condinst_r50_1x": (370, 34_219_218, []),
     "fcos": (324, 32_350_490, ["model.detector.use_scale=true"]),
 }
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from b2inst.models.basis import BasisHead, SemanticHead, no_semantic
+from b2inst.ops.upsample import aligned_bilinear
 from models import build
 
 
@@ -21,6 +22,29 @@ def test_bases_have_stride_4(num_bases):
     head = BasisHead(32, num_bases, channels=16)
     assert head(pyramid(32)).shape == (1, num_bases, 64, 80)
     assert head.stride == 4
+
+
+@pytest.mark.parametrize("aligned", [False, True])
+@pytest.mark.parametrize("stride", [8, 4, 2])
+def test_strides(stride, aligned):
+    """The same weights at every stride, and bases that are the same where they are averaged."""
+    torch.manual_seed(0)
+    head = BasisHead(32, 3, stride, channels=16, aligned=aligned).eval()
+    assert count(head) == count(BasisHead(32, 3, channels=16))
+    constant = [torch.full_like(level, 0.5) for level in pyramid(32)]
+    bases = head(constant)
+    assert bases.shape == (1, 3, 256 // stride, 320 // stride)
+    torch.manual_seed(0)
+    inner = BasisHead(32, 3, channels=16).eval()(constant)[0, :, 32, 40]
+    torch.testing.assert_close(bases[0, :, 128 // stride, 160 // stride], inner)
+
+
+def test_levels_are_enlarged_as_in_condinst():
+    torch.manual_seed(0)
+    head = BasisHead(32, 3, 8, channels=16, num_convs=0, aligned=True).eval()
+    p3, p4, p5 = levels = pyramid(32)[:3]
+    x = head.refine[0](p3) + aligned_bilinear(head.refine[1](p4), 2) + aligned_bilinear(head.refine[2](p5), 4)
+    torch.testing.assert_close(head(levels), head.bases(head.upsampled(x)))
 
 
 def test_parameters_of_the_published_size():
@@ -45,6 +69,8 @@ def test_all_three_levels_take_part():
 
 
 def test_unknown_options():
+    with pytest.raises(ValueError, match="stride 16; allowed: 8, 4, 2"):
+        BasisHead(32, 4, 16)
     with pytest.raises(ValueError, match="'ln'.*bn, syncbn, gn, frozen_bn"):
         BasisHead(32, 4, norm="ln")
     with pytest.raises(ValueError, match="'first'.*smallest_area_wins, last_wins"):

@@ -5,17 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from b2inst.models.assembly.blend import AttentionBlend
-
-
-def bilinear(grid, y, x):
-    """Value of a list of rows at continuous indices, the borders continued."""
-    height, width = len(grid), len(grid[0])
-    y, x = min(max(y, 0), height - 1), min(max(x, 0), width - 1)
-    y0, x0 = int(y), int(x)
-    y1, x1 = min(y0 + 1, height - 1), min(x0 + 1, width - 1)
-    fy, fx = y - y0, x - x0
-    top = grid[y0][x0] * (1 - fx) + grid[y0][x1] * fx
-    return top * (1 - fy) + (grid[y1][x0] * (1 - fx) + grid[y1][x1] * fx) * fy
+from models.wanted import bilinear, wanted
 
 
 def by_hand(bases, box, params, attention_size, mask_size, stride):
@@ -48,11 +38,11 @@ def case(num_bases=3, boxes=2, attention_size=3):
 
 def test_masks_by_hand():
     bases, boxes, image, params = case()
-    masks = AttentionBlend(attention_size=3, mask_size=8)(bases, boxes, image, params)
+    masks = AttentionBlend(attention_size=3, mask_size=8)(bases, wanted(boxes, image, params))
     assert masks.shape == (2, 8, 8)
     for i in range(2):
-        wanted = by_hand(bases[image[i]].tolist(), boxes[i].tolist(), params[i].tolist(), 3, 8, 4)
-        torch.testing.assert_close(masks[i], wanted, atol=1e-4, rtol=1e-4)
+        expected = by_hand(bases[image[i]].tolist(), boxes[i].tolist(), params[i].tolist(), 3, 8, 4)
+        torch.testing.assert_close(masks[i], expected, atol=1e-4, rtol=1e-4)
 
 
 def test_attention_sums_to_one_over_the_bases():
@@ -65,7 +55,7 @@ def test_attention_sums_to_one_over_the_bases():
 def test_equal_attention_is_the_mean_of_the_bases():
     bases, boxes, image, params = case()
     assembly = AttentionBlend(attention_size=3, mask_size=8)
-    masks = assembly(bases, boxes, image, params * 0)
+    masks = assembly(bases, wanted(boxes, image, params * 0))
     torch.testing.assert_close(masks, assembly.pool(bases, boxes, image).mean(1))
 
 
@@ -75,13 +65,14 @@ def test_rows_of_a_basis_turn_its_attention_on():
     assert assembly.num_params(3) == params.shape[1] == 27 and assembly.rows_of_basis(1) == slice(9, 18)
     params = params * 0
     params[:, assembly.rows_of_basis(1)] = 50
-    torch.testing.assert_close(assembly(bases, boxes, image, params), assembly.pool(bases, boxes, image)[:, 1])
+    torch.testing.assert_close(assembly(bases, wanted(boxes, image, params)), assembly.pool(bases, boxes, image)[:, 1])
 
 
 def test_published_sizes():
     assembly = AttentionBlend()
     assert (assembly.num_params(4), assembly.num_params(5), assembly.rows_of_basis(4)) == (784, 980, slice(784, 980))
-    assert assembly(*case(num_bases=4, attention_size=14)).shape == (2, 56, 56)
+    bases, *rest = case(num_bases=4, attention_size=14)
+    assert assembly(bases, wanted(*rest)).shape == (2, 56, 56)
 
 
 def test_locations_may_share_a_box():
@@ -89,8 +80,8 @@ def test_locations_may_share_a_box():
     params = torch.randn(5, 27, generator=torch.Generator().manual_seed(1))
     roi = torch.tensor([1, 0, 0, 1, 0])
     assembly = AttentionBlend(attention_size=3, mask_size=8)
-    shared = assembly(bases, boxes, image, params, roi)
-    torch.testing.assert_close(shared, assembly(bases, boxes[roi], image[roi], params))
+    shared = assembly(bases, wanted(boxes, image, params, roi))
+    torch.testing.assert_close(shared, assembly(bases, wanted(boxes[roi], image[roi], params)))
 
 
 def test_shared_boxes_have_the_gradient_of_repeated_ones():
@@ -99,8 +90,8 @@ def test_shared_boxes_have_the_gradient_of_repeated_ones():
     params = torch.randn(5, 27, generator=torch.Generator().manual_seed(1))
     roi = torch.tensor([1, 0, 0, 1, 0])
     assembly = AttentionBlend(attention_size=3, mask_size=8)
-    (shared,) = torch.autograd.grad(assembly(bases, boxes, image, params, roi).sin().sum(), bases)
-    (repeated,) = torch.autograd.grad(assembly(bases, boxes[roi], image[roi], params).sin().sum(), bases)
+    (shared,) = torch.autograd.grad(assembly(bases, wanted(boxes, image, params, roi)).sin().sum(), bases)
+    (repeated,) = torch.autograd.grad(assembly(bases, wanted(boxes[roi], image[roi], params)).sin().sum(), bases)
     torch.testing.assert_close(shared, repeated)
 
 
@@ -120,7 +111,7 @@ def test_no_masks_stay_attached(num_boxes):
     bases, params = bases.requires_grad_(), params[:0].requires_grad_()
     none = torch.zeros(0, dtype=torch.int64)
     assembly = AttentionBlend(attention_size=3, mask_size=8)
-    masks = assembly(bases, boxes[:num_boxes], image[:num_boxes], params, none)
+    masks = assembly(bases, wanted(boxes[:num_boxes], image[:num_boxes], params, none))
     assert masks.shape == (0, 8, 8)
     loss = assembly.loss(masks, torch.zeros(0, 8, 8), torch.zeros(0), torch.tensor(1e-6))
     assert loss.item() == 0

@@ -11,6 +11,7 @@ from b2inst.models.boundary import GlobalBoundary, InstanceBoundary, InstanceRoi
 from b2inst.ops.laplacian import boundary
 from b2inst.ops.rois import crop_masks
 from models import build
+from models.wanted import wanted
 
 ASSEMBLY = AttentionBlend(attention_size=3, mask_size=8)
 TERMS = {"bce": BinaryCrossEntropy(), "dice": Dice()}
@@ -32,7 +33,7 @@ def mask_gradient(variant):
     batch = build.batch(build.BATCHES["normal"]).targets
     blended = variant.blended(maps)
     params = torch.randn(3, ASSEMBLY.num_params(blended.shape[1]), generator=torch.Generator().manual_seed(1))
-    masks = ASSEMBLY(blended, batch.boxes, batch.image_index, params)
+    masks = ASSEMBLY(blended, wanted(batch.boxes, batch.image_index, params))
     loss = ASSEMBLY.loss(masks, rois(batch).masks, torch.ones(3), torch.tensor(3.0))
     loss.backward()
     return maps.grad.abs().sum(dim=(0, 2, 3))
@@ -98,8 +99,8 @@ def test_global_losses_leave_out_crowds():
     batch.boundary_weight[:, :8] = 0
     maps = bases()
     (loss,) = GlobalBoundary().losses({"bce": TERMS["bce"]}, maps, batch, rois(batch)).values()
-    wanted = F.binary_cross_entropy_with_logits(maps[:, 4, 8:], batch.boundary[:, 8:])
-    torch.testing.assert_close(loss, wanted)
+    expected = F.binary_cross_entropy_with_logits(maps[:, 4, 8:], batch.boundary[:, 8:])
+    torch.testing.assert_close(loss, expected)
 
 
 def test_global_losses_need_their_ground_truth():

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms, box_iou, sigmoid_focal_loss
 
 from b2inst.losses.giou import giou_ltrb
-from b2inst.models.fcos import FCOS, DetectorOutputs, _iou_ltrb
+from b2inst.models.fcos import FCOS, DetectorOutputs, Locations, _iou_ltrb
 from b2inst.models.fcos_targets import centerness
 from models import build
 
@@ -47,6 +47,14 @@ def test_scales_are_learned_per_level():
         detector.scales.copy_(torch.tensor([1.0, 3.0]))
     low, high = detector(features).ltrb
     torch.testing.assert_close(high, 3 * low)
+
+
+def test_origins():
+    places = Locations(*(torch.tensor([0, 2, 4]), torch.zeros(3, dtype=torch.int64), torch.tensor([1, 0, 1])),
+                       torch.tensor([3, 2, 0]), torch.zeros(3, 4), torch.zeros(3), torch.zeros(3))  # fmt: skip
+    points, reach = head().origins(places)
+    assert points.tolist() == [[28, 12], [80, 16], [64, 192]]  # x and y, the middle of cells of 8, 32 and 128
+    assert reach.tolist() == [64, 256, 1024]
 
 
 def test_share_tower_is_used():

@@ -1,4 +1,4 @@
-"""AdelaiDet's FCOS and BlendMask: state dicts into a segmenter, and back.
+"""AdelaiDet's FCOS, BlendMask and CondInst: state dicts into a segmenter, and back.
 
 Nothing is skipped in silence: a tensor that has no place, or a place that has no tensor, is an error unless it is on
 the short lists below.
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from b2inst.interop.files import with_current_names
-from b2inst.interop.names import HEAD, adelaidet_names
+from b2inst.interop.names import HEAD, adelaidet_names, has_masks
 from b2inst.models.segmenter import Segmenter
 
 # Not in every file: counters of steps, and the semantic head, which only training needs. An FCOS has no masks either.
 MAY_BE_MISSING = re.compile(r".*\.num_batches_tracked|basis_module\.seg_head\..*")
-MASK_PARTS = ("basis_module.", "top_layer.")
+MASK_PARTS = ("basis_module.", "top_layer.", "mask_branch.", "controller.")
 # In files, of no use here: counters, constants of the input and of CondInst, ImageNet's classifier, and the biases
 # that some ImageNet files give to convolutions in front of a norm.
 MAY_BE_LEFT_OVER = re.compile(
@@ -75,7 +75,8 @@ def load_adelaidet(
         source: where it comes from, for messages.
         reset_classifier: let the class outputs start afresh where the file has another number of classes.
         detector_only: the file is an FCOS; basis head and attention start afresh.
-        attention_bias: start of the attention logits of a boundary basis that the file does not have.
+        attention_bias: start of the attention logits of a boundary basis that the file does not have; the dynamic
+            convolutions of CondInst start without it.
         boundary_bias: start of that basis, a logit.
 
     Returns:
@@ -104,9 +105,11 @@ def load_adelaidet(
         elif value.shape == wanted.shape:
             loaded[key] = value
         elif _lacks_boundary_rows(model, key, value, wanted):
-            bias = attention_bias if key.startswith("detector.") else boundary_bias
-            loaded[key] = _with_new_rows(key, value, wanted, bias)
-            fresh[key] = "last rows, the boundary basis, which the file does not have"
+            bias = boundary_bias
+            if key.startswith("detector."):
+                bias = attention_bias if model.assembly.has_attention else 0.0
+            loaded[key] = _with_new_rows(model, key, value, wanted, bias)
+            fresh[key] = "rows of the boundary basis, which the file does not have"
         elif key.startswith(CLASSIFIERS) and value.shape[1:] == wanted.shape[1:]:
             fresh[key] = "another number of classes (reset_classifier)"
             classes.append(f"{theirs} {value.shape[0]} for {wanted.shape[0]}")
@@ -129,7 +132,7 @@ def load_adelaidet(
 
 
 def export_adelaidet(model: Segmenter, *, detector_only: bool = False) -> dict[str, Tensor]:
-    """The segmenter as a state dict of AdelaiDet's BlendMask, or FCOS.
+    """The segmenter as a state dict of AdelaiDet's BlendMask or CondInst, or FCOS.
 
     A boundary basis that is used is one more basis there (`MODEL.BASIS_MODULE.NUM_BASES` is K + 1); one that is only
     supervised is dropped, and so are scoring heads: their scores do not change masks or boxes.
@@ -145,6 +148,11 @@ def export_adelaidet(model: Segmenter, *, detector_only: bool = False) -> dict[s
         ValueError: if AdelaiDet has no such model.
     """
     boundary = model.boundary
+    if not (detector_only or has_masks(model)):
+        raise ValueError(
+            f"model.assembly: AdelaiDet has no {type(model.assembly).__name__}; models with blend or dynamic can be "
+            "exported"
+        )
     if boundary.use_prediction and getattr(boundary, "input", "logit") == "sigmoid":
         raise ValueError(
             "model.boundary.input=sigmoid: AdelaiDet combines raw bases only, the masks would differ; "
@@ -176,21 +184,26 @@ def _joined_scales(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _lacks_boundary_rows(model: Segmenter, key: str, value: Tensor, wanted: Tensor) -> bool:
-    """Whether the file's rows are those of the K mask bases, and ours are K + 1."""
+    """Whether the file's rows are those of K mask bases, and ours are those of K + 1."""
     if not key.startswith(("detector.params.", "basis.bases.")) or value.shape[1:] != wanted.shape[1:]:
         return False
-    rows = model.num_bases if key.startswith("basis.") else model.assembly.num_params(model.num_bases)
-    more = rows // model.num_bases
-    return value.shape[0] == rows and wanted.shape[0] == rows + more
+    counts = [model.num_bases, model.num_bases + 1]
+    if key.startswith("detector."):
+        counts = [model.assembly.num_params(count) for count in counts]
+    return [value.shape[0], wanted.shape[0]] == counts
 
 
-def _with_new_rows(key: str, value: Tensor, wanted: Tensor, bias: float) -> Tensor:
-    new = torch.zeros_like(wanted[value.shape[0] :])
+def _with_new_rows(model: Segmenter, key: str, value: Tensor, wanted: Tensor, bias: float) -> Tensor:
+    rows = torch.arange(len(value))
+    if key.startswith("detector."):
+        rows = model.assembly.rows_without_boundary(model.num_bases)
+    new = torch.zeros_like(wanted)
     if key.endswith("bias"):
         new.fill_(bias)
     elif key.startswith("basis."):
         new.normal_(std=NEW_ROW_STD)
-    return torch.cat([value.to(wanted), new])
+    new[rows] = value.to(wanted)
+    return new
 
 
 def _may_be_left_over(model: Segmenter, key: str) -> bool:

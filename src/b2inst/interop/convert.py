@@ -5,8 +5,8 @@
 
 What IN holds decides:
 
-* AdelaiDet's BlendMask or FCOS, or torchvision's FCOS: OUT is a checkpoint that `b2inst.evaluate ckpt=OUT` and
-  `b2inst.train init_from=OUT` read. key=value are settings as for `b2inst.train`, for instance experiment=b2inst.
+* AdelaiDet's BlendMask, CondInst or FCOS, or torchvision's FCOS: OUT is a checkpoint that `b2inst.evaluate ckpt=OUT`
+  and `b2inst.train init_from=OUT` read. key=value are settings as for `b2inst.train`, for instance experiment=b2inst.
 * MSRA's ImageNet ResNets: OUT is a state dict for `model.backbone.preset=msra model.backbone.weights=OUT`.
 * a checkpoint of this package: OUT is a state dict of AdelaiDet.
 """
@@ -108,8 +108,9 @@ def _module(
 
 
 def _settings(variant: Variant) -> list[str]:
+    dynamic = ["experiment=condinst_r50_1x"] if variant.dynamic else []
     smaller = ["augment=coco_550"] if variant.levels == 4 else []
-    return [*variant.overrides(), *smaller]
+    return [*dynamic, *variant.overrides(), *smaller]
 
 
 def compose_config(overrides: list[str], classes: Mapping[int, str]) -> dict[str, Any]:

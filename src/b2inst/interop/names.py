@@ -1,10 +1,13 @@
-"""What a tensor of ours is called in AdelaiDet's state dicts of FCOS and BlendMask."""
+"""What a tensor of ours is called in AdelaiDet's state dicts of FCOS, BlendMask and CondInst."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 
+from b2inst.models.assembly.base import Assembly
+from b2inst.models.assembly.blend import AttentionBlend
+from b2inst.models.assembly.dynamic import DynamicConvolutions
 from b2inst.models.backbone import ResNet
 from b2inst.models.segmenter import Segmenter
 
@@ -27,12 +30,42 @@ _RULES: tuple[tuple[str, Rename], ...] = (
     (r"detector\.box_(tower|pred)\.(.+)", lambda m: f"{HEAD}.bbox_{m[1]}.{m[2]}"),
     (r"detector\.quality\.(.+)", lambda m: f"{HEAD}.ctrness.{m[1]}"),
     (r"detector\.scales", lambda m: f"{HEAD}.scales"),
-    (r"detector\.params\.(.+)", lambda m: f"top_layer.{m[1]}"),
-    (r"basis\.(refine|tower)\.(.+)", lambda m: f"basis_module.{m[1]}.{m[2]}"),
-    # Convolution, norm and ReLU of a semantic layer are three entries of one list there.
-    (r"semantic\.layers\.([01])\.([01])\.(.+)", lambda m: f"basis_module.seg_head.{3 * int(m[1]) + int(m[2])}.{m[3]}"),
-    (r"semantic\.layers\.2\.(.+)", lambda m: f"basis_module.seg_head.6.{m[1]}"),
 )
+# What makes masks: the basis head and the layer that predicts the parameters.
+_MASK_PARTS: dict[type[Assembly], tuple[str, str]] = {
+    AttentionBlend: ("basis_module", "top_layer"),
+    DynamicConvolutions: ("mask_branch", "controller"),
+}
+# Ours where AdelaiDet has no such assembly, or no such loss.
+OTHER_MASKS = ("basis.", "detector.params.", "semantic.")
+
+
+def has_masks(model: Segmenter) -> bool:
+    """Whether AdelaiDet has a model that makes masks in this way."""
+    return type(model.assembly) in _MASK_PARTS
+
+
+def _mask_rules(model: Segmenter) -> tuple[tuple[str, Rename], ...]:
+    """Rules for the parts that make masks; none for an assembly that AdelaiDet does not have."""
+    if not has_masks(model):
+        return ()
+    basis, params = _MASK_PARTS[type(model.assembly)]
+    # The up-sampling layer, which CondInst does not have, has a number there, but no tensors.
+    behind = len(model.basis.tower) + (basis == "basis_module")
+    rules = (
+        (r"detector\.params\.(.+)", lambda m: f"{params}.{m[1]}"),
+        (r"basis\.(refine|tower)\.(.+)", lambda m: f"{basis}.{m[1]}.{m[2]}"),
+        (r"basis\.upsampled\.(.+)", lambda m: f"{basis}.tower.{behind}.{m[1]}"),
+        (r"basis\.bases\.(.+)", lambda m: f"{basis}.tower.{behind + 1}.{m[1]}"),
+    )
+    if basis == "mask_branch":
+        return rules  # its semantic head has another loss and no class for the background
+    return (
+        *rules,
+        # Convolution, norm and ReLU of a semantic layer are three entries of one list there.
+        (r"semantic\.layers\.([01])\.([01])\.(.+)", lambda m: f"{basis}.seg_head.{3 * int(m[1]) + int(m[2])}.{m[3]}"),
+        (r"semantic\.layers\.2\.(.+)", lambda m: f"{basis}.seg_head.6.{m[1]}"),
+    )
 
 
 def _in_block(name: str) -> str:
@@ -50,7 +83,8 @@ def adelaidet_names(model: Segmenter) -> dict[str, str]:
         model: with a ResNet of any depth, any number of levels and of convolutions.
 
     Returns:
-        Their name by our name, in our order. What only we have (scoring heads, running counts) is left out.
+        Their name by our name, in our order. What only we have (scoring heads, running counts) is left out,
+        and so is what makes masks where AdelaiDet has no such assembly.
 
     Raises:
         ValueError: if the model has a backbone or layers that AdelaiDet's models do not have.
@@ -61,18 +95,13 @@ def adelaidet_names(model: Segmenter) -> dict[str, str]:
     """
     if not isinstance(model.backbone, ResNet):
         raise ValueError(f"backbone {type(model.backbone).__name__}: AdelaiDet's weights are for ResNets")
-    behind = len(model.basis.tower) + 1  # the up-sampling layer has a number there, but no tensors
-    rules = (
-        *_RULES,
-        (r"basis\.upsampled\.(.+)", lambda m: f"basis_module.tower.{behind}.{m[1]}"),
-        (r"basis\.bases\.(.+)", lambda m: f"basis_module.tower.{behind + 1}.{m[1]}"),
-    )
+    rules = (*_RULES, *_mask_rules(model))
     names, nameless = {}, []
     for own in model.state_dict():
         found = next((rename(match) for pattern, rename in rules if (match := re.fullmatch(pattern, own))), None)
         if found is not None:
             names[own] = found
-        elif not own.startswith(OURS_ALONE):
+        elif not own.startswith((*OURS_ALONE, *OTHER_MASKS)):
             nameless.append(own)
     if nameless:
         raise ValueError(

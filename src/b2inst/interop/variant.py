@@ -30,7 +30,8 @@ class Variant:
         use_scale: a learned factor per level.
         basis_convs: of the basis head at stride 8.
         basis_channels: of its hidden layers.
-        attention_size: side of an attention map.
+        attention_size: side of an attention map; None without attention.
+        dynamic: whether it is a CondInst.
         norm: of the backbone, `frozen_bn` or `bn`.
     """
 
@@ -44,11 +45,12 @@ class Variant:
     use_scale: bool
     basis_convs: int
     basis_channels: int
-    attention_size: int
+    attention_size: int | None
+    dynamic: bool
     norm: str
 
     def overrides(self) -> list[str]:
-        """The settings of the group `model`, as on the command line."""
+        """The settings of the group `model`, and the assembly, as on the command line."""
         settings = {
             "num_classes": self.num_classes,
             "backbone.depth": self.depth, "backbone.norm": self.norm, "backbone.preset": "msra",
@@ -58,20 +60,24 @@ class Variant:
             "detector.use_scale": str(self.use_scale).lower(),
             "detector.sizes_of_interest": f"[{','.join(map(str, BORDERS[: self.levels - 1]))}]",
             "basis.num_convs": self.basis_convs, "basis.channels": self.basis_channels, "basis.norm": "bn",
-            "assembly.attention_size": self.attention_size,
         }  # fmt: skip
+        if self.attention_size is not None:
+            settings["assembly.attention_size"] = self.attention_size
+        if self.dynamic:
+            settings["basis.aligned"] = "true"
         if self.num_bases is not None:
             settings["num_bases"] = self.num_bases
         else:
             settings["detector.threshold_with_quality"] = "false"
-        return [f"model.{key}={value}" for key, value in settings.items()]
+        assembly = ["assembly@model.assembly=dynamic"] if self.dynamic else []
+        return [*assembly, *(f"model.{key}={value}" for key, value in settings.items())]
 
 
 def variant_of(state: Mapping[str, Tensor], source: str = "state dict") -> Variant:
     """Read the sizes off a state dict with AdelaiDet's present names.
 
     Raises:
-        ValueError: for a model that is none of FCOS and BlendMask on a plain ResNet.
+        ValueError: for a model that is none of FCOS, BlendMask and CondInst on a plain ResNet.
     """
     if offsets := [k for k in state if "conv2_offset" in k]:
         raise ValueError(
@@ -80,11 +86,14 @@ def variant_of(state: Mapping[str, Tensor], source: str = "state dict") -> Varia
         )
     needed = (f"{BOTTOM_UP}.res4.0.conv1.weight", f"{HEAD}.cls_logits.weight", "backbone.fpn_lateral3.weight")
     if absent := [k for k in needed if k not in state]:
-        raise ValueError(f"{source}: neither FCOS nor BlendMask of AdelaiDet, for it lacks {', '.join(absent)}")
+        raise ValueError(
+            f"{source}: none of FCOS, BlendMask and CondInst of AdelaiDet, for it lacks {', '.join(absent)}"
+        )
     form = (f"{BOTTOM_UP}.res4.0.conv3.weight" in state, _count(state, rf"{BOTTOM_UP}\.res4\.(\d+)\.conv1\.weight"))
     if form not in DEPTHS:
         raise ValueError(f"{source}: a ResNet with {form[1]} blocks in res4; b2inst has depths {[*DEPTHS.values()]}")
     bases = _bases(state)
+    dynamic = bases is not None and bases.startswith("mask_branch.")
     rows = state["top_layer.weight"].shape[0] if "top_layer.weight" in state else 0
     return Variant(
         depth=DEPTHS[form],
@@ -95,16 +104,17 @@ def variant_of(state: Mapping[str, Tensor], source: str = "state dict") -> Varia
         num_convs=_convs(state, f"{HEAD}.cls_tower"),
         num_share_convs=_convs(state, f"{HEAD}.share_tower"),
         use_scale=f"{HEAD}.scales.0.scale" in state,
-        basis_convs=int(bases.split(".")[2]) - 2 if bases else 3,
+        basis_convs=int(bases.split(".")[2]) - (1 if dynamic else 2) if bases else 3,
         basis_channels=state[bases].shape[1] if bases else 128,
-        attention_size=math.isqrt(rows // state[bases].shape[0]) if bases else 14,
+        attention_size=None if dynamic else math.isqrt(rows // state[bases].shape[0]) if bases else 14,
+        dynamic=dynamic,
         norm="bn" if f"{BOTTOM_UP}.stem.conv1.norm.num_batches_tracked" in state else "frozen_bn",
     )
 
 
 def _bases(state: Mapping[str, Tensor]) -> str | None:
     """Key of the last layer of the basis head, the one without a norm; None in an FCOS."""
-    return next((k for k in state if re.fullmatch(r"basis_module\.tower\.\d+\.weight", k)), None)
+    return next((k for k in state if re.fullmatch(r"(basis_module|mask_branch)\.tower\.\d+\.weight", k)), None)
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torchvision.ops import FrozenBatchNorm2d
 
 from b2inst.ops.dist import normalizer
+from b2inst.ops.upsample import aligned_bilinear
 from b2inst.structures import ImageBatch, Targets
 
 log = logging.getLogger(__name__)
@@ -41,26 +42,40 @@ def conv_norm_relu(in_channels: int, out_channels: int, norm: str) -> nn.Sequent
 class BasisHead(nn.Module):
     """ProtoNet of BlendMask: P3 to P5 summed at stride 8, convolutions, up-sampling to stride 4, 1x1 to the bases.
 
+    At stride 8 nothing is up-sampled, which makes it the mask branch of CondInst; at stride 2 the bases are, once more.
+
     Args:
         in_channels: channels of the FPN.
         num_bases: outputs: K mask bases and, after them, the boundary basis if there is one.
+        stride: of the bases: 8, 4 or 2.
         channels: of the hidden layers.
-        num_convs: 3x3 convolutions at stride 8 (3; 2 in the real-time models).
+        num_convs: 3x3 convolutions at stride 8 (3; 2 in the real-time models) before the last one.
         norm: `bn`, `syncbn`, `gn` or `frozen_bn`; batch norm wants at least 4 images per device.
+        aligned: enlarge P4 and P5 as CondInst does, see `aligned_bilinear`; False for bilinear sampling.
 
-    Attributes:
-        stride: of the bases.
+    Raises:
+        ValueError: for another stride.
 
     Source: BlendMask (arXiv 2001.00309), AdelaiDet's behavior; no activation behind the last layer.
     """
 
-    stride = 4
-
     def __init__(
-        self, in_channels: int, num_bases: int, *, channels: int = 128, num_convs: int = 3, norm: str = "bn"
+        self,
+        in_channels: int,
+        num_bases: int,
+        stride: int = 4,
+        *,
+        channels: int = 128,
+        num_convs: int = 3,
+        norm: str = "bn",
+        aligned: bool = False,
     ) -> None:
         super().__init__()
+        if stride not in (8, 4, 2):
+            raise ValueError(f"bases of stride {stride}; allowed: 8, 4, 2 (basis_stride of the assembly)")
         self.num_bases = num_bases
+        self.stride = stride
+        self.aligned = aligned
         self.refine = nn.ModuleList(conv_norm_relu(in_channels, channels, norm) for _ in range(3))
         self.tower = nn.Sequential(*(conv_norm_relu(channels, channels, norm) for _ in range(num_convs)))
         self.upsampled = conv_norm_relu(channels, channels, norm)
@@ -75,13 +90,19 @@ class BasisHead(nn.Module):
             features: P3, P4, P5 and maybe more levels, which are not used.
 
         Returns:
-            (N, num_bases, H / 4, W / 4) raw values.
+            (N, num_bases, H / stride, W / stride) raw values.
         """
         x = self.refine[0](features[0])
-        for refine, feature in zip(self.refine[1:], features[1:3], strict=True):
-            x = x + F.interpolate(refine(feature), x.shape[-2:], mode="bilinear", align_corners=False)
-        x = F.interpolate(self.tower(x), scale_factor=2, mode="bilinear", align_corners=False)
-        return self.bases(self.upsampled(x))
+        for refine, feature, factor in zip(self.refine[1:], features[1:3], (2, 4), strict=True):
+            if self.aligned:
+                x = x + aligned_bilinear(refine(feature), factor)[..., : x.shape[-2], : x.shape[-1]]
+            else:
+                x = x + F.interpolate(refine(feature), x.shape[-2:], mode="bilinear", align_corners=False)
+        x = self.tower(x)
+        if self.stride < 8:
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+        x = self.bases(self.upsampled(x))
+        return x if self.stride > 2 else F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 def no_semantic(in_channels: int, num_classes: int) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from b2inst.losses.term import Term
-from b2inst.models.assembly.blend import AttentionBlend
+from b2inst.models.assembly.base import Assembly
 from b2inst.ops.laplacian import boundary
 from b2inst.structures import Targets
 
@@ -46,7 +46,7 @@ class InstanceRois:
         normalizer: scalar, sum of all weights.
     """
 
-    def __init__(self, assembly: AttentionBlend, masks: Tensor, weight: Tensor, normalizer: Tensor) -> None:
+    def __init__(self, assembly: Assembly, masks: Tensor, weight: Tensor, normalizer: Tensor) -> None:
         self.assembly = assembly
         self.masks = masks
         self.weight = weight
@@ -59,7 +59,8 @@ class UnsupervisedBoundary(NoBoundary):
     Args:
         use_prediction: whether the assembly combines the additional basis.
         input: how it enters: raw `logit`, `sigmoid` of it, or `detached` (logit without a gradient from the masks).
-        attention_bias: start of its attention logits; 0 from ImageNet weights, about -4 when fine-tuning BlendMask.
+        attention_bias: start of its attention logits; 0 from ImageNet weights, about -4 when fine-tuning BlendMask; 0
+            for an assembly without attention.
 
     Raises:
         ValueError: for an unknown input.

@@ -173,7 +173,23 @@ class FCOS(nn.Module):
             index = (places.level == level).nonzero(as_tuple=True)[0]
             values.append(conv3x3_at(self.params, tower, places.image[index], places.y[index], places.x[index]))
             order.append(index)
-        return torch.cat(values)[torch.cat(order).argsort()]
+        found = torch.cat(values)
+        # As many rows as places: a sum of counts per level would be another number to the exporter.
+        return found.new_zeros(places.level.shape[0], found.shape[1]).index_copy(0, torch.cat(order), found)
+
+    def origins(self, places: Locations) -> tuple[Tensor, Tensor]:
+        """Where places are, and the objects that they are for.
+
+        Returns:
+            (P, 2) their locations, (x, y) in pixels of the network input; and (P,) the upper end in pixels of the
+            regression range of their level, for the last one, which has none, twice the lower end.
+        """
+        device = places.level.device
+        stride = torch.tensor(self.strides, device=device)[places.level]
+        ends = [high for _, high in self.ranges[:-1]]
+        reach = torch.tensor([*ends, 2 * self.ranges[-1][0]], device=device)[places.level]
+        cells = torch.stack([places.x, places.y], dim=1)
+        return (cells * stride[:, None] + stride[:, None] // 2).float(), reach
 
     # ---- training -------------------------------------------------------------------------------------------------
 

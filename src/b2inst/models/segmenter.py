@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from b2inst.losses.term import Term
-from b2inst.models.assembly.blend import AttentionBlend, Blend
+from b2inst.models.assembly.base import Assembly, Instances
+from b2inst.models.assembly.blend import Blend
 from b2inst.models.backbone import Backbone
 from b2inst.models.basis import BasisHead, SemanticHead
 from b2inst.models.boundary import InstanceRois, NoBoundary
@@ -29,7 +30,7 @@ class Outputs:
     Attributes:
         features: P3, P4, ...: (N, F, h, w).
         detector: per level, see `DetectorOutputs`.
-        bases: (N, K or K + 1, H / 4, W / 4), the boundary basis last.
+        bases: (N, K or K + 1, h, w) on the grid of the assembly's `basis_stride`, the boundary basis last.
     """
 
     features: list[Tensor]
@@ -73,11 +74,11 @@ class Segmenter(nn.Module):
 
     Args:
         num_classes: C.
-        num_bases: K mask bases; the boundary variant may add one.
+        num_bases: K mask bases, None for as many as the assembly usually has; the boundary variant may add one.
         backbone: C3, C4, C5 from normalized images.
         fpn: called with `in_channels`.
         detector: called with `in_channels`, `num_classes`, `num_params`, `strides`.
-        basis: called with `in_channels`, `num_bases`.
+        basis: called with `in_channels`, `num_bases`, `stride`.
         assembly: combines bases and per-instance parameters to masks.
         boundary: variant of the boundary basis.
         scoring: called with `in_channels`, `num_classes`, `strides`.
@@ -93,12 +94,12 @@ class Segmenter(nn.Module):
         self,
         *,
         num_classes: int,
-        num_bases: int,
+        num_bases: int | None = None,
         backbone: Backbone,
         fpn: Callable[..., FPN],
         detector: Callable[..., FCOS],
         basis: Callable[..., BasisHead],
-        assembly: AttentionBlend,
+        assembly: Assembly,
         boundary: NoBoundary,
         scoring: Callable[..., ScoringHead | NoScoring],
         losses: Mapping[str, Term],
@@ -107,6 +108,7 @@ class Segmenter(nn.Module):
         clip_before_pool: bool = True,
     ) -> None:
         super().__init__()
+        num_bases = assembly.usual_bases if num_bases is None else num_bases
         blended = num_bases + boundary.use_prediction
         self.normalize = Normalize(backbone.preset)
         self.backbone = backbone
@@ -115,7 +117,7 @@ class Segmenter(nn.Module):
         self.detector = detector(
             in_channels=channels, num_classes=num_classes, num_params=assembly.num_params(blended), strides=strides
         )
-        self.basis = basis(in_channels=channels, num_bases=num_bases + boundary.num_bases)
+        self.basis = basis(in_channels=channels, num_bases=num_bases + boundary.num_bases, stride=assembly.basis_stride)
         self.assembly = assembly
         self.boundary = boundary
         self.scoring = scoring(in_channels=channels, num_classes=num_classes, strides=strides)
@@ -125,8 +127,7 @@ class Segmenter(nn.Module):
         self.num_bases = num_bases
         self.clip_before_pool = clip_before_pool
         if boundary.use_prediction:
-            rows = assembly.rows_of_basis(num_bases)
-            nn.init.constant_(self.detector.params.bias[rows], boundary.attention_bias)
+            assembly.init_boundary(self.detector.params.bias, num_bases, boundary.attention_bias)
 
     def forward(self, images: ImageBatch) -> Outputs:
         """Run everything that looks at the whole image."""
@@ -197,13 +198,14 @@ class Segmenter(nn.Module):
     def _assemble(
         self, outputs: Outputs, places: Locations, boxes: Tensor, image_index: Tensor, roi: Tensor | None = None
     ) -> Tensor:
-        return self.assembly(*self._to_assemble(outputs, places, boxes, image_index), roi)
+        return self.assembly(*self._to_assemble(outputs, places, boxes, image_index, roi))
 
     def _to_assemble(
-        self, outputs: Outputs, places: Locations, boxes: Tensor, image_index: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        bases = self.boundary.blended(outputs.bases)
-        return bases, boxes, image_index, self.detector.params_at(outputs.detector, places)
+        self, outputs: Outputs, places: Locations, boxes: Tensor, image_index: Tensor, roi: Tensor | None = None
+    ) -> tuple[Tensor, Instances]:
+        params = self.detector.params_at(outputs.detector, places)
+        points, reach = self.detector.origins(places)
+        return self.boundary.blended(outputs.bases), Instances(boxes, image_index, params, points, reach, roi)
 
     def _score_losses(
         self, outputs: Outputs, batch: Batch, positives: Locations, masks: Tensor, true_masks: Tensor
@@ -249,8 +251,10 @@ class Segmenter(nn.Module):
 
         Returns:
             attention and cropped bases, (K, R, R) or, where the boundary basis takes part, (K + 1, R, R) with it last;
-            None for an image with fewer instances.
+            None for an image with fewer instances, and for an assembly without attention.
         """
+        if not self.assembly.has_attention:
+            return [None] * len(found.order)
         chosen = [index[instance : instance + 1] for index in found.order]
         places = found.places.take(torch.cat(chosen))
         blend = self.assembly.blend(*self._to_assemble(outputs, places, places.boxes, places.image))

@@ -1,0 +1,86 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from b2inst.models.assembly.base import Instances
+from b2inst.models.assembly.dynamic import DynamicConvolutions
+from b2inst.ops.upsample import aligned_bilinear
+from models.wanted import in_box, maps_and_boxes, numbers
+
+
+def instances(params, boxes, image, roi=None):
+    points = torch.tensor([[20.0, 28.0], [12.0, 12.0], [100.0, 60.0], [4.0, 4.0]])[: len(params)]
+    return Instances(boxes, image, params, points, torch.tensor([64.0, 256.0, 64.0, 1024.0])[: len(params)], roi)
+
+
+def one_by_one(bases, wanted, channels=8, stride=8):
+    """The network of each instance as convolutions of its own image, with published positions of the parameters."""
+    found = []
+    for p, params in enumerate(wanted.params):
+        box = p if wanted.roi is None else wanted.roi[p]
+        x = bases[wanted.image[box]]
+        height, width = x.shape[-2:]
+        columns = (wanted.points[p, 0] - (torch.arange(width) * stride + stride // 2)).expand(height, width)
+        rows = (wanted.points[p, 1] - (torch.arange(height) * stride + stride // 2))[:, None].expand(height, width)
+        x = torch.cat([torch.stack([columns, rows]) / wanted.reach[p], x])[None]
+        inputs = x.shape[1]
+        a, b, c = channels * inputs, channels * channels, channels
+        ends = torch.tensor([a, b, c, channels, channels, 1]).cumsum(0).tolist()
+        w1, w2, w3, b1, b2, b3 = (params[end - n : end] for end, n in zip(ends, [a, b, c, 8, 8, 1], strict=True))
+        x = F.conv2d(x, w1.reshape(channels, inputs, 1, 1), b1).relu()
+        x = F.conv2d(x, w2.reshape(channels, channels, 1, 1), b2).relu()
+        found.append(F.conv2d(x, w3.reshape(1, channels, 1, 1), b3)[0, 0])
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize(("num_bases", "count"), [(8, 169), (9, 177)])
+def test_all_at_once_is_one_by_one(num_bases, count):
+    """Four locations of three boxes in two images; 9 bases with the boundary basis."""
+    bases, boxes, image = maps_and_boxes(num_bases)
+    assembly = DynamicConvolutions(mask_size=8)
+    assert assembly.num_params(num_bases) == count
+    wanted = instances(numbers(4, count), boxes, image, torch.tensor([2, 0, 1, 0]))
+    expected = one_by_one(bases, wanted)
+    torch.testing.assert_close(assembly.image_logits(bases, wanted), expected, atol=1e-5, rtol=1e-4)
+    masks = assembly(bases, wanted)
+    enlarged = aligned_bilinear(expected[:, None], 2)[:, 0]
+    for i, box in enumerate(boxes[wanted.roi]):
+        torch.testing.assert_close(masks[i], in_box(enlarged[i], box, 8, 4), atol=1e-4, rtol=1e-4)
+
+
+def test_locations_are_seen_relative_to_the_instance():
+    """With weights that let one coordinate through, the logits are the distance in units of the level."""
+    bases, boxes, image = maps_and_boxes(8)
+    params = torch.zeros(2, 169)
+    params[:, 1] = 1  # y of the first layer, its first output
+    params[:, 80] = params[:, 144] = 1
+    logits = DynamicConvolutions().image_logits(bases, instances(params, boxes[:2], image[:2]))
+    y = torch.arange(16) * 8.0 + 4
+    for i, (at, reach) in enumerate([(28.0, 64.0), (12.0, 256.0)]):
+        torch.testing.assert_close(logits[i], ((at - y) / reach).clamp(min=0)[:, None].expand(-1, 20))
+
+
+def test_nothing_wanted():
+    bases, boxes, image = maps_and_boxes(8)
+    bases.requires_grad_()
+    params = torch.zeros(0, 169, requires_grad=True)
+    assembly = DynamicConvolutions(mask_size=8)
+    masks = assembly(bases, instances(params, boxes, image, torch.zeros(0, dtype=torch.int64)))
+    loss = assembly.loss(masks, torch.zeros(0, 8, 8), torch.zeros(0), torch.tensor(1e-6))
+    assert masks.shape == (0, 8, 8) and loss.item() == 0
+    loss.backward()
+    assert bases.grad is not None and params.grad is not None
+
+
+def test_dice_of_every_positive_counts_the_same():
+    logits, target = numbers(3, 4, 4), (numbers(3, 4, 4, seed=2) > 0).float()
+    values = []
+    for p, g in zip(logits.sigmoid(), target, strict=True):
+        values.append(1 - 2 * (p * g).sum() / (p.square().sum() + g.square().sum() + 1e-5))
+    loss = DynamicConvolutions().loss(logits, target, torch.tensor([1.0, 0.5, 0.0]), torch.tensor(1.5))
+    torch.testing.assert_close(loss, torch.stack(values).mean())
+
+
+def test_upsampling_that_does_not_divide():
+    with pytest.raises(ValueError, match="upsampling=3.*basis_stride=8"):
+        DynamicConvolutions(upsampling=3)
