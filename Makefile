@@ -1,11 +1,12 @@
 # Set on the command line, for instance `make demo DEMO_ARGS="seed=1"`:
 PYTHON ?= python3
-# Added to `pip install`, `python -m b2inst.train`, `pytest`, `benchmarks/run.py` and `scripts/gpu_check.py`:
+# Added to `pip install`, `python -m b2inst.train`, `pytest`, `benchmarks/run.py`, `scripts/gpu_check.py`, `scripts/study.py`:
 PIP_ARGS ?=
 DEMO_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
 GPU_ARGS ?=
+STUDY_ARGS ?=
 # Inputs of each fuzz test of `make soak`:
 SOAK ?= 2000
 # More threads than cores make small convolutions slower, not faster.
@@ -18,7 +19,7 @@ DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test soak gpu-check bench lint format wheel clean
+.PHONY: help setup demo test soak gpu-check study bench lint format wheel clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -37,6 +38,9 @@ soak: $(STAMP) ## kill runs and feed bad input, for long; figures go to docs/rel
 
 gpu-check: $(STAMP) ## test and time on a CUDA device; figures go to docs/performance.md (GPU_ARGS="rounds=5")
 	@$(BIN)/python scripts/gpu_check.py $(GPU_ARGS)
+
+study: $(STAMP) ## train all that docs/results.md compares, or what is left of it (STUDY_ARGS="--hours 8 --dry-run")
+	@OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python scripts/study.py $(STUDY_ARGS)
 
 bench: $(STAMP) ## time evaluator, masks and data against their peers (BENCH_ARGS="evaluator")
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) --editable '.[test,bench]'

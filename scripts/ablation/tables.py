@@ -1,0 +1,154 @@
+"""The tables of docs/results.md, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ablation.results import Difference, Result, Study, mean_and_deviation, paired_difference, values_by_seed
+
+SIZES = ("AP75", "APs", "APm", "APl")
+MISSING = "missing"
+
+
+def main_table(study: Study, dataset: str, group: str | None = None, kind: str = "mask") -> str:
+    """AP of one kind: all numbers of a group of arms, and the differences to the references.
+
+    Args:
+        study: all runs.
+        dataset: which set.
+        group: of arms; None for all.
+        kind: `box`, `mask` or `boundary`.
+    """
+    arms, metric = study.arms(dataset), f"{kind}/AP"
+    references = study.references if group != "basis" else study.references[:1]
+    head = ["arm", "", "runs", f"{kind} AP", *(f"difference to {name}" for name in references), *SIZES]
+    rows = []
+    for name, results in arms.items():
+        if group not in (None, results[0].group):
+            continue
+        ours = values_by_seed(results, metric)
+        cells = [f"`{name}`", results[0].label, runs_cell(results), spread(list(ours.values()))]
+        for reference in references:
+            its = values_by_seed(arms.get(reference, []), metric)
+            cells.append("" if reference == name else difference_cell(paired_difference(ours, its)))
+        cells += [spread(list(values_by_seed(results, f"{kind}/{size}").values())) for size in SIZES]
+        rows.append(cells)
+    return markdown(head, rows)
+
+
+def short_table(study: Study, dataset: str, groups: Sequence[str]) -> str:
+    """Mask and boundary AP of some groups of arms, with the differences to the first reference alone."""
+    arms, reference = study.arms(dataset), study.references[0]
+    rows = []
+    for name, results in arms.items():
+        if results[0].group in groups:
+            cells = [f"`{name}`", results[0].label, runs_cell(results)]
+            for metric in ("mask/AP", "boundary/AP"):
+                ours, its = values_by_seed(results, metric), values_by_seed(arms.get(reference, []), metric)
+                difference = "" if name == reference else difference_cell(paired_difference(ours, its))
+                cells += [spread(list(ours.values())), difference]
+            rows.append(cells)
+    head = ["arm", "", "runs", "mask AP", f"difference to {reference}", "boundary AP", f"difference to {reference}"]
+    return markdown(head, rows)
+
+
+def cost_table(study: Study, dataset: str) -> str:
+    """Wall time, parameters and operations of each arm, and the group of its runs in W&B."""
+    rows = []
+    for name, results in study.arms(dataset).items():
+        times = [r.seconds / 60 for r in results if r.metrics]
+        cost = next((r.cost for r in results if r.cost), {})
+        rows.append([
+            f"`{name}`", spread(times), _number(cost.get("parameters"), 1e6, "M"), _number(cost.get("flops"), 1e9, ""),
+            next((f"`{r.config['name']}`" for r in results if r.config), MISSING), _logged(results),
+        ])  # fmt: skip
+    size = next((f"{r.cost['of']['height']} x {r.cost['of']['width']}" for r in study.results
+                 if r.dataset == dataset and r.cost), "one")  # fmt: skip
+    head = ["arm", "minutes", "parameters", f"GFLOP of a {size} image", "W&B group", "logged there"]
+    return markdown(head, rows)
+
+
+def reasons_table(study: Study, dataset: str) -> str:
+    """What was seen inside of the models: shares of the boundary basis, score targets, the boundary target."""
+    head = ["arm", "attention", "attention near boundaries", "part in the mask", "part near boundaries",
+            "Dice of the basis", "mask IoU", "below 0.5", "boundary quality", "below 0.5"]  # fmt: skip
+    rows = []
+    for name, results in study.arms(dataset).items():
+        seen = [r.inspection for r in results if r.inspection]
+        own = [i for i in seen if i["boundary_basis"]]
+        cells = [spread([100 * i[kind][where][-1] for i in own if i[kind]], "%") if own or not seen else "-"
+                 for kind in ("attention", "contribution") for where in ("overall", "near_boundary")]  # fmt: skip
+        dice = [i["boundary_basis_dice"] for i in seen if i["boundary_basis_dice"] is not None]
+        cells.append(spread([100 * value for value in dice]) if dice or not seen else "-")
+        for quality in ("iou", "boundary"):
+            targets = [i["score_targets"][quality] for i in seen if i["score_targets"][quality]["mean"] is not None]
+            cells += [spread([100 * t["mean"] for t in targets]), spread([100 * below(t, 0.5) for t in targets], "%")]
+        rows.append([f"`{name}`", *cells])
+    return markdown(head, rows)
+
+
+def target_line(study: Study, dataset: str) -> str | None:
+    """How wide the boundary target of a set is; the same for all runs, so the first one tells it."""
+    seen = next((r.inspection["boundary_target"] for r in study.results if r.dataset == dataset and r.inspection), None)
+    if seen is None or seen["width_of_instance"] is None:
+        return None
+    return (
+        f"The boundary target marks {seen['share']:.1%} of the cells and is {seen['width_px']:.1f} px wide, "
+        f"{seen['width_of_instance']:.1%} of an instance's side ({seen['instance_px']:.0f} px in the median)."
+    )
+
+
+def published_table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Figures of others."""
+
+    def cell(value: Any) -> str:
+        return "not recovered" if value is None else str(value)
+
+    head = ["model", "backbone", "schedule", "split", "box AP", "mask AP", "source"]
+    return markdown(head, [[cell(entry[key]) for key in (*head[:4], "box", "mask", "source")] for entry in entries])
+
+
+def below(histogram: Mapping[str, Any], limit: float) -> float:
+    """Share of the values under one of the edges of a histogram."""
+    pairs = zip(histogram["counts"], histogram["edges"][1:], strict=True)
+    return sum(count for count, end in pairs if end <= limit + 1e-9) / sum(histogram["counts"])
+
+
+def runs_cell(results: Sequence[Result]) -> str:
+    """How many runs have ended, and what became of the others."""
+    ended = sum(bool(r.metrics) for r in results)
+    failed = sum(r.state == "failed" for r in results)
+    return f"{ended} of {len(results)}" + (f", {failed} failed" if failed else "")
+
+
+def spread(values: Sequence[float], unit: str = "") -> str:
+    """Mean and standard deviation."""
+    mean, deviation = mean_and_deviation(values)
+    if mean is None:
+        return MISSING
+    return f"{mean:.1f}{unit}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}{unit}"
+
+
+def difference_cell(difference: Difference | None) -> str:
+    """A difference with its interval and the number of pairs."""
+    if difference is None:
+        return MISSING
+    if difference.low is None:
+        return f"{difference.mean:+.1f} (n=1)"
+    return f"{difference.mean:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}] (n={difference.pairs})"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; columns are not aligned."""
+    lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
+    return "\n".join([lines[0], f"|{'---|' * len(head)}", *lines[1:]])
+
+
+def _number(value: float | None, unit: float, name: str) -> str:
+    return MISSING if value is None else f"{value / unit:.1f} {name}".strip()
+
+
+def _logged(results: Sequence[Result]) -> str:
+    begun = [r for r in results if r.config]
+    return f"{sum('wandb' in (r.config.get('logger') or {}) for r in begun)} of {len(begun)}" if begun else MISSING

@@ -1,0 +1,105 @@
+"""Write the results of a study, as far as it has come, into docs/results.md and README.md.
+
+    python scripts/ablation_table.py [--runs outputs/study]
+
+All numbers come from the folders of the runs, those of others from scripts/published.yaml. What stands between the
+markers is replaced.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from ablation.figures import draw_crops, draw_curves
+from ablation.results import Study, load_study
+from ablation.tables import cost_table, main_table, published_table, reasons_table, short_table, target_line
+from blocks import replace_block
+from omegaconf import OmegaConf
+
+from b2inst.config import ConfigError
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- study: begin, written by scripts/ablation_table.py -->", "<!-- study: end -->"
+GROUPS = {"basis": "The boundary basis", "scoring": "Scores", "losses": "Losses"}
+README_SETS = ("dsb2018", "shapes")  # the first that has runs is shown there
+README_GROUPS = ("basis", "scoring")
+
+
+def section(study: Study, dataset: str, root: Path) -> str:
+    """All that is known of one set."""
+    budget = study.budget(dataset)
+    if budget is None:
+        return f"## {dataset}\n\nMissing: no run of this set has ended."
+    parts = [f"## {dataset}", f"Each run: {budget}."]
+    parts += _pictures(study, dataset, root)
+    arms = study.arms(dataset).values()
+    for group, title in GROUPS.items():
+        if any(results[0].group == group for results in arms):
+            tables = [main_table(study, dataset, group, kind) for kind in ("mask", "boundary", "box")]
+            parts += [f"### {title}", *tables]
+    parts += ["### Cost", cost_table(study, dataset), "### Inside of the models"]
+    parts += [line for line in (target_line(study, dataset),) if line]
+    return "\n\n".join([*parts, reasons_table(study, dataset)])
+
+
+def _pictures(study: Study, dataset: str, root: Path) -> list[str]:
+    """Draw curves and crops; returns the lines that show them, or say that they are missing."""
+    images = root / "docs" / "images"
+    first, second = study.references[:2]
+    lines = []
+    if draw_curves(study, dataset, images / f"study_{dataset}_curves.png"):
+        lines.append(f"![Mask and boundary AP of the arms over the steps](images/study_{dataset}_curves.png)")
+    else:
+        lines.append("Curves: missing.")
+    seed = draw_crops(study, dataset, (first, second), images / f"study_{dataset}_crops.png")
+    if seed is None:
+        lines.append(f"Crops under `{first}` and `{second}`: missing.")
+    else:
+        lines.append(f"![The same crops under {first} and {second}, seed {seed}](images/study_{dataset}_crops.png)")
+    return lines
+
+
+def page(study: Study, root: Path) -> str:
+    """What stands between the markers of docs/results.md."""
+    published = published_table(OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("published.yaml"))))
+    others = f"## Published figures\n\nOn COCO, by others. Not comparable with the runs above.\n\n{published}"
+    return "\n\n".join(["", *(section(study, name, root) for name in study.datasets), others, ""])
+
+
+def readme_block(study: Study, root: Path) -> str:
+    """The one table and the one picture that matter."""
+    dataset = next((name for name in README_SETS if name in study.datasets and study.budget(name)), None)
+    if dataset is None:
+        return "The study has no run that has ended."
+    first, second = study.references[:2]
+    lines = [f"On {dataset}, {study.budget(dataset)} (percent, mean ± deviation over seeds; in brackets the 95 % "
+             "interval of the difference, seed by seed):", short_table(study, dataset, README_GROUPS)]  # fmt: skip
+    picture = Path("docs/images") / f"study_{dataset}_crops.png"
+    shown = f"![The same crops under {first} and {second}]({picture})"
+    return "\n\n".join([*lines, shown if (root / picture).is_file() else "The picture is missing."])
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """Command line entry; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=ROOT / "outputs" / "study", help="default: %(default)s")
+    options = parser.parse_args(arguments)
+    pages = {root / "docs" / "results.md": None, root / "README.md": None}
+    try:
+        study = load_study(options.runs)
+        contents = dict(zip(pages, (page(study, root), readme_block(study, root)), strict=True))
+        texts = {path: replace_block(path.read_text(), BEGIN, END, content) for path, content in contents.items()}
+    except (ConfigError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for path, text in texts.items():
+        path.write_text(text)
+    ended = sum(bool(result.metrics) for result in study.results)
+    print(f"{ended} of {len(study.results)} runs have ended: {', '.join(map(str, texts))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,242 @@
+"""The page of the study: its statistics, what it says where runs are missing, and the chain from training to page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import ablation_table
+import inspect_run
+import pytest
+import study
+import torch
+from ablation import results, runs, tables
+from scipy import stats
+
+from b2inst import viz
+from b2inst.lit import LitSegmenter
+from toy import TOY
+
+SIZES = ("AP", "AP75", "APs", "APm", "APl")
+CONFIG = """
+name: study-near-{arm}
+data: {{batch_size: 8}}
+trainer: {{accumulate_grad_batches: 1}}
+schedule: {{steps: {steps}}}
+logger: {logger}
+"""
+
+
+def finished(folder: Path, arm: str, seed: int, ap: float, steps: int = 100, logger: str = "{csv: {}}") -> Path:
+    """A run as a study leaves it."""
+    run = folder / "near" / arm / f"seed{seed}"
+    (run / "crops").mkdir(parents=True)
+    kinds = {"mask": ap, "boundary": ap - 0.1, "box": ap + 0.1}
+    metrics = {f"{kind}/{size}": value for kind, value in kinds.items() for size in SIZES}
+    (run / "metrics.json").write_text(json.dumps({**metrics, "mask/APl": None}))
+    (run / "config.yaml").write_text(CONFIG.format(arm=arm, steps=steps, logger=logger))
+    (run / "metrics.csv").write_text(f"step,mask/AP,boundary/AP\n49,{ap / 2},{ap / 3}\n50,,\n99,{ap},{ap - 0.1}\n")
+    attempts = [{"started": "", "seconds": 60.0, "exit": -15}, {"started": "", "seconds": 30.0 * (seed + 1), "exit": 0}]
+    (run / "study.json").write_text(json.dumps({**about(arm, seed), "overrides": [], "attempts": attempts}))
+    of = {"model": {}, "height": 64, "width": 32}
+    (run / "cost.json").write_text(json.dumps({"parameters": 14_240_000, "flops": 5_060_000_000, "of": of}))
+    (run / "inspection.json").write_text(json.dumps(inspection(arm == "e")))
+    for name in ("image", "truth", "found"):
+        viz.save(torch.full((3, 64, 64), 200 if name == "image" else 100, dtype=torch.uint8),
+                 run / "crops" / f"00_{name}.png")  # fmt: skip
+    return run
+
+
+def about(arm: str, seed: int) -> dict:
+    group = "losses" if arm == "l" else "basis"
+    return {"dataset": "near", "arm": arm, "group": group, "label": f"the arm {arm}", "seed": seed}
+
+
+def inspection(boundary: bool) -> dict:
+    shares = {"overall": [0.6, 0.395, 0.005], "near_boundary": [0.5, 0.48, 0.02]}
+    histogram = {"edges": [0.0, 0.25, 0.5, 0.75, 1.0], "counts": [1, 1, 2, 4], "mean": 0.7}
+    return {
+        "boundary_basis": boundary, "attention": shares, "contribution": shares, "boundary_basis_dice": 0.8,
+        "score_targets": {"iou": histogram, "boundary": histogram},
+        "boundary_target": {"share": 0.1, "width_px": 4.0, "instance_px": 40.0, "width_of_instance": 0.1},
+    }  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    path = tmp_path / "study"
+    path.mkdir()
+    planned = [about(arm, seed) for seed in range(3) for arm in ("a", "e", "l")]
+    planned.append({**about("a", 0), "dataset": "far"})
+    (path / "plan.json").write_text(json.dumps({"references": ["a", "e"], "runs": planned}))
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "docs").mkdir()
+    for name in ("README.md", "docs/results.md"):
+        (tmp_path / name).write_text(f"# head\n{ablation_table.BEGIN}\nold\n{ablation_table.END}\ntail\n")
+    return tmp_path
+
+
+def row(text: str, arm: str, number: int = 0) -> list[str]:
+    """The cells of this arm in the n-th table that has it."""
+    return [line for line in text.splitlines() if line.startswith(f"| `{arm}` |")][number].strip("| ").split(" | ")
+
+
+def test_differences_are_those_of_scipy() -> None:
+    ours, its = {0: 55.0, 1: 54.3, 2: 58.0, 5: 99.0}, {2: 48.0, 0: 46.9, 1: 45.9, 7: 1.0}
+    found = results.paired_difference(ours, its)
+    expected = stats.ttest_rel([55.0, 54.3, 58.0], [46.9, 45.9, 48.0])
+    interval = expected.confidence_interval(0.95)
+    assert found.pairs == 3 and found.mean == pytest.approx((8.1 + 8.4 + 10.0) / 3)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+    assert found.high - found.mean == pytest.approx(2.484 * stats.tstd([8.1, 8.4, 10.0]), rel=1e-3)  # 4.303 / sqrt(3)
+
+
+def test_one_pair_has_no_interval_and_none_no_difference() -> None:
+    alone = results.paired_difference({0: 3.0, 1: 9.0}, {0: 1.0})
+    assert (alone.mean, alone.low, alone.high, alone.pairs) == (2.0, None, None, 1)
+    assert tables.difference_cell(alone) == "+2.0 (n=1)"
+    assert results.paired_difference({0: 1.0}, {1: 1.0}) is None and tables.difference_cell(None) == "missing"
+    same = results.paired_difference({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})
+    assert (same.low, same.high) == (1.0, 1.0)
+    assert results.mean_and_deviation([]) == (None, None) and results.mean_and_deviation([2.0]) == (2.0, None)
+    assert results.mean_and_deviation([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
+
+
+def test_the_page_says_what_is_there_and_what_is_missing(folder: Path, root: Path) -> None:
+    for seed, (a, e) in enumerate([(0.469, 0.55), (0.459, 0.544)]):
+        finished(folder, "a", seed, a)
+        finished(folder, "e", seed, e)
+    (folder / "near" / "e" / "seed2").mkdir()
+    attempts = {"overrides": [], "attempts": [{"started": "", "seconds": 1.0, "exit": 1}]}
+    (folder / "near" / "e" / "seed2" / "study.json").write_text(json.dumps(attempts))
+    assert ablation_table.main([f"--runs={folder}"], root) == 0
+    text = (root / "docs" / "results.md").read_text()
+    assert text.startswith("# head\n") and text.endswith("tail\n") and "old" not in text
+    assert "Each run: 100 steps of 8 images." in text
+    assert row(text, "a")[2:5] == ["2 of 3", "46.4 ± 0.7", ""]
+    assert row(text, "e")[2:5] == ["2 of 3, 1 failed", "54.7 ± 0.4", "+8.3 [+5.8, +10.8] (n=2)"]
+    assert row(text, "e")[5:] == ["54.7 ± 0.4", "54.7 ± 0.4", "54.7 ± 0.4", "missing"]  # AP75, APs, APm, APl
+    assert row(text, "e", 1)[3] == "44.7 ± 0.4" and row(text, "e", 2)[3] == "64.7 ± 0.4"  # boundary, box
+    assert row(text, "l")[2:6] == ["0 of 3", "missing", "missing", "missing"]
+    assert row(text, "a", 3)[1:] == ["1.8 ± 0.4", "14.2 M", "5.1", "`study-near-a`", "0 of 2"]  # with the broken part
+    assert "## far\n\nMissing: no run of this set has ended." in text
+    assert row(text, "e", 4)[1:6] == ["0.5 ± 0.0%", "2.0 ± 0.0%", "0.5 ± 0.0%", "2.0 ± 0.0%", "80.0 ± 0.0"]
+    assert row(text, "a", 4)[1:3] == ["-", "-"] and row(text, "l", 3)[1:3] == ["missing", "missing"]
+    assert row(text, "e", 4)[6:8] == ["70.0 ± 0.0", "25.0 ± 0.0%"]
+    assert "marks 10.0% of the cells and is 4.0 px wide" in text
+    for name in ("study_near_curves.png", "study_near_crops.png"):
+        assert f"(images/{name})" in text and (root / "docs" / "images" / name).stat().st_size < 100_000
+    assert (
+        root / "README.md"
+    ).read_text() == f"# head\n{ablation_table.BEGIN}\n{_none()}\n{ablation_table.END}\ntail\n"
+
+
+def _none() -> str:
+    return "The study has no run that has ended."
+
+
+def test_the_readme_has_the_one_table_and_the_one_picture(
+    folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ablation_table, "README_SETS", ("far", "near"))
+    finished(folder, "a", 0, 0.4)
+    finished(folder, "e", 0, 0.5)
+    ablation_table.main([f"--runs={folder}"], root)
+    text = (root / "README.md").read_text()
+    assert row(text, "e")[3:] == ["50.0", "+10.0 (n=1)", "40.0", "+10.0 (n=1)"] and "`l`" not in text
+    assert row(text, "a")[3:6] == ["40.0", "", "30.0"]
+    assert "seed by seed" in text and "(docs/images/study_near_crops.png)" in text
+
+
+def test_what_cannot_be_compared_is_refused(folder: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished(folder, "a", 0, 0.4)
+    run = finished(folder, "e", 0, 0.5, steps=200)
+    assert ablation_table.main([f"--runs={folder}"], root) == 1
+    assert "100 steps of 8 images: a/seed0; 200 steps of 8 images: e/seed0" in capsys.readouterr().err
+    assert "old" in (root / "docs" / "results.md").read_text()
+    shutil.rmtree(run)
+    run = finished(folder, "e", 0, 0.5)
+    viz.save(torch.zeros(3, 64, 64, dtype=torch.uint8), run / "crops" / "00_image.png")
+    assert ablation_table.main([f"--runs={folder}"], root) == 1
+    assert "not of the same place" in capsys.readouterr().err
+    assert ablation_table.main([f"--runs={root}"], root) == 1
+    assert "`make study` writes it" in capsys.readouterr().err
+
+
+def test_a_curve_is_put_together_from_the_parts_of_an_interrupted_log(tmp_path: Path) -> None:
+    (tmp_path / "metrics.1.csv").write_text("step,mask/AP\n10,0.1\n20,0.2\n30,0.9\n")
+    (tmp_path / "metrics.csv").write_text("step,mask/AP\n30,0.3\n31,\n40,0.4\n")
+    assert results.curve(tmp_path, "mask/AP") == pytest.approx({10: 10, 20: 20, 30: 30, 40: 40})
+
+
+def test_runs_of_an_earlier_plan_are_shown_too(folder: Path) -> None:
+    finished(folder, "z", 4, 0.4, logger="{wandb: {}}")
+    found = results.load_study(folder)
+    assert [(r.arm, r.seed) for r in found.results if r.metrics] == [("z", 4)]
+    assert row(tables.cost_table(found, "near"), "z")[-1] == "1 of 1"
+
+
+def test_no_published_figure_lacks_its_source_and_what_was_not_recovered_is_empty() -> None:
+    entries = ablation_table.OmegaConf.to_container(
+        ablation_table.OmegaConf.load(Path(ablation_table.__file__).with_name("published.yaml"))
+    )
+    assert all(entry["source"] for entry in entries)
+    text = tables.published_table(entries)
+    r50 = next(line for line in text.splitlines() if "B2Inst" in line and "R-50" in line)
+    assert r50.count("not recovered") == 4
+
+
+def test_the_pages_have_the_markers() -> None:
+    for path in ("README.md", "docs/results.md"):
+        text = (ablation_table.ROOT / path).read_text()
+        assert ablation_table.replace_block(text, ablation_table.BEGIN, ablation_table.END, "new") != text
+
+
+@pytest.mark.slow
+def test_from_training_to_page(tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two arms, one seed, two steps: the trainings as processes, the inspections in this one, which saves seconds."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    real = runs.execute
+
+    def execute(arguments: list[str], *rest: object) -> int:
+        if arguments[0] == "-m":
+            return real(arguments, *rest)
+        assert Path(arguments[0]) == Path(inspect_run.__file__)
+        inspect_run.main(arguments[1:])
+        return 0
+
+    monkeypatch.setattr(runs, "execute", execute)
+    small = [*TOY, f"data.root={tmp_path / 'set'}", "schedule.steps=2", "model.fpn.channels=64"]
+    plan = {
+        "output": str(tmp_path / "study"), "seeds": [0], "references": ["a", "e"], "common": small,
+        "inspect": {"images": 4, "crops": 2},
+        "datasets": {"near": {
+            "stage": 1, "overrides": ["recipe=demo"], "steps": 2, "seconds_per_step": 1, "overhead": 1,
+            "size": [64, 64], "crop": 32, "needs": [], "arms": "all",
+        }},
+        "arms": {arm: {"group": "basis", "label": arm, "overrides": [f"experiment=ablation_{arm}"], "cost": 1}
+                 for arm in "ae"},
+    }  # fmt: skip
+    (tmp_path / "plan.yaml").write_text(json.dumps(plan))
+    assert study.main([f"--plan={tmp_path / 'plan.yaml'}"]) == 0, _logs(tmp_path)
+    assert ablation_table.main([f"--runs={tmp_path / 'study'}"], root) == 0
+    text = (root / "docs" / "results.md").read_text()
+    folders = {arm: tmp_path / "study" / "near" / arm / "seed0" for arm in "ae"}
+    ap = {arm: 100 * json.loads((run / "metrics.json").read_text())["mask/AP"] for arm, run in folders.items()}
+    assert row(text, "e")[2:5] == ["1 of 1", f"{ap['e']:.1f}", f"{ap['e'] - ap['a']:+.1f} (n=1)"]
+    costs = {arm: json.loads((run / "cost.json").read_text()) for arm, run in folders.items()}
+    assert costs["e"]["parameters"] > costs["a"]["parameters"] and costs["e"]["flops"] > costs["a"]["flops"] > 0
+    assert sorted(path.name for path in (folders["e"] / "checkpoints").iterdir()) == ["best.ckpt"]
+    assert LitSegmenter.from_checkpoint(folders["e"] / "checkpoints" / "best.ckpt").model.boundary.use_prediction
+    shares = json.loads((folders["e"] / "inspection.json").read_text())["attention"]["overall"]
+    assert len(shares) == 5 and sum(shares) == pytest.approx(1)
+    assert f"| {100 * shares[-1]:.1f}% |" in text and (root / "docs" / "images" / "study_near_crops.png").is_file()
+
+
+def _logs(folder: Path) -> str:
+    return "\n".join(path.read_text()[-3000:] for path in folder.rglob("train.log"))

@@ -1,0 +1,276 @@
+"""A study is run in order, may be killed in any way and goes on, and no failure stops the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import study
+from ablation import plan as plans
+from ablation import runs
+from hydra import compose, initialize_config_dir
+
+from b2inst.config import ConfigError, plain
+from b2inst.config_check import check
+from b2inst.metrics.scores import write_json
+from b2inst.paths import config_dir
+
+HERE = Path(__file__).parent
+FAKE = HERE / "fake_study.py"
+PLAN = """
+output: unused
+seeds: [0, 1]
+references: [a, e]
+common: []
+inspect: {images: 2, crops: 1}
+datasets:
+  near:
+    {stage: 1, overrides: [recipe=demo], steps: 100, seconds_per_step: 1.0, overhead: 0, size: [64, 64], crop: 32,
+     needs: [], arms: all}
+  far:
+    {stage: 2, overrides: [recipe=demo], steps: 200, seconds_per_step: 1.0, overhead: 0, size: [64, 64], crop: 32,
+     needs: [], arms: [a]}
+arms:
+  a: {group: basis, label: none, overrides: [experiment=ablation_a], cost: 1.0}
+  e: {group: basis, label: boundary, overrides: [experiment=ablation_e], cost: 2.0}
+"""
+# Starts the study as the script does, with the two programs that it runs replaced.
+DRIVER = """
+import sys
+sys.path[:0] = [{scripts!r}, {here!r}, {src!r}]
+from ablation import runs
+real = runs.execute
+def execute(arguments, *rest):
+    what = ["train", *arguments[2:]] if arguments[0] == "-m" else ["inspect", arguments[1]]
+    return real([{fake!r}, *what], *rest)
+runs.execute, runs.HEARTBEAT = execute, 0.05
+import study
+sys.exit(study.main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    path = tmp_path / "plan.yaml"
+    path.write_text(PLAN)
+    return path
+
+
+def start(plan: Path, *arguments: str, popen: Any = subprocess.Popen, **how: object) -> subprocess.Popen[str]:
+    root = HERE.parents[1]
+    code = DRIVER.format(scripts=str(root / "scripts"), here=str(HERE), src=str(root / "src"), fake=str(FAKE))
+    command = [sys.executable, "-c", code, f"--plan={plan}", f"--output={plan.parent / 'out'}", *arguments]
+    return popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+def begun(out: str) -> list[str]:
+    return [line.split("] ")[1].split(":")[0] for line in out.splitlines() if line.startswith("[")]
+
+
+def behave(plan: Path, **words: list[str]) -> None:
+    folder = plan.parent / "out"
+    folder.mkdir(exist_ok=True)
+    (folder / "behave.json").write_text(json.dumps({name.replace("_", "/"): value for name, value in words.items()}))
+
+
+def waiting(plan: Path, name: str) -> int:
+    """The process that trains this run, once it is in the middle of it."""
+    path = plan.parent / "out" / name / "pid"
+    for _ in range(600):
+        if path.is_file() and path.read_text():
+            return int(path.read_text())
+        time.sleep(0.05)
+    raise AssertionError(f"{name} never started")
+
+
+def gone(pid: int) -> bool:
+    for _ in range(200):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        if Path(f"/proc/{pid}/stat").is_file() and Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_all_arms_come_with_the_first_seed_and_a_failure_stops_nothing(plan: Path) -> None:
+    behave(plan, near_e_seed0=["fail"])
+    code, out, err = finished(start(plan))
+    assert begun(out) == ["near/a/seed0", "near/e/seed0", "near/a/seed1", "near/e/seed1", "far/a/seed0", "far/a/seed1"]
+    assert code == 1 and "1 of 6 runs did not end well" in err and "no memory for this" in err
+    folder = plan.parent / "out" / "near" / "e" / "seed0"
+    assert runs.state(folder) == "failed" and runs.state(folder.parent / "seed1") == "done"
+    code, out, err = finished(start(plan))  # what has failed is tried again, and nothing else
+    assert code == 0 and begun(out) == ["near/e/seed0"] and err == ""
+    record = json.loads((folder / runs.RECORD).read_text())
+    assert [attempt["exit"] for attempt in record["attempts"]] == [1, 0]
+    assert (folder / "calls").read_text() == "last\nlast\n"
+    assert begun(finished(start(plan))[1]) == []
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_killed_study_takes_its_training_along_and_goes_on(plan: Path, signum: int) -> None:
+    behave(plan, near_a_seed0=["wait"])
+    process = start(plan, "--only", "near/a")
+    pid = waiting(plan, "near/a/seed0")
+    time.sleep(0.3)
+    process.send_signal(signum)
+    code, _, err = finished(process)
+    assert code == (130 if signum == signal.SIGINT else -signum)
+    assert gone(pid)
+    folder = plan.parent / "out" / "near" / "a" / "seed0"
+    assert runs.state(folder) == "unfinished" and runs.seconds(folder) >= 0.2
+    code, out, err = finished(start(plan, "--only", "near/a"))
+    assert code == 0 and begun(out) == ["near/a/seed0", "near/a/seed1"]
+    assert len(json.loads((folder / runs.RECORD).read_text())["attempts"]) == 2
+
+
+def test_two_studies_do_not_train_in_one_folder(plan: Path) -> None:
+    behave(plan, near_a_seed0=["wait"])
+    first = start(plan, "--only", "near/a", "--seeds", "0")
+    waiting(plan, "near/a/seed0")
+    folder = plan.parent / "out" / "near" / "a" / "seed0"
+    with pytest.raises(runs.Busy, match="another process"), runs.lock(folder, patience=0.3):
+        pass
+    first.kill()
+    finished(first)
+    with runs.lock(folder, patience=20):  # free again when the training, which outlives the study, has ended
+        assert (folder / "saved").exists() and (folder / "calls").read_text() == "last\n"
+
+
+def test_two_at_a_time_share_the_list_and_the_threads(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both work on the list; here their commands are replaced as in `start`."""
+    real, threads = subprocess.Popen, []
+
+    def popen(command: list[str], env: dict[str, str], **how: object) -> subprocess.Popen[str]:
+        assert command[1] == study.__file__ and command[-1] == "--jobs=1"
+        threads.append(env["OMP_NUM_THREADS"])
+        return start(plan, *command[2:], popen=real, **how)
+
+    behave(plan, near_e_seed1=["fail", "fail"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    monkeypatch.setattr(study.subprocess, "Popen", popen)
+    code = study.main([f"--plan={plan}", f"--output={plan.parent / 'out'}", "--jobs", "2"])
+    assert code == 1 and threads == ["2", "2"]
+    calls = {path.parent.name: len(path.read_text().split()) for path in plan.parent.glob("out/near/e/*/calls")}
+    assert calls["seed0"] == 1 and calls["seed1"] in (1, 2)
+    assert len(list(plan.parent.glob("out/*/*/*/inspection.json"))) == 5
+
+
+def test_a_run_that_is_trained_is_only_inspected(plan: Path) -> None:
+    finished(start(plan, "--only", "far"))
+    folder = plan.parent / "out" / "far" / "a" / "seed1"
+    (folder / runs.INSPECTION).unlink()
+    assert begun(finished(start(plan, "--only", "far"))[1]) == ["far/a/seed1"]
+    assert (folder / "calls").read_text() == "last\n" and runs.state(folder) == "done"
+
+
+def test_runs_of_other_settings_are_refused(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finished(start(plan, "--only", "near/a", "--seeds", "0"))
+    plan.write_text(plan.read_text().replace("steps: 100", "steps: 300"))
+    assert study.main([f"--plan={plan}", f"--output={plan.parent / 'out'}", "--dry-run"]) == 1
+    assert "other settings (schedule.steps=100, schedule.steps=300)" in capsys.readouterr().err
+
+
+def trained(plan: plans.Plan, name: str, seconds: float) -> None:
+    run = next(run for run in plan.runs if run.name == name)
+    attempt = {"started": "", "seconds": seconds, "exit": 0}
+    write_json({**runs.settled(run), "attempts": [attempt]}, run.folder / runs.RECORD)
+    for file in (runs.METRICS, runs.INSPECTION):
+        write_json({}, run.folder / file)
+
+
+def test_estimates_come_from_the_runs_that_are_alike(plan: Path) -> None:
+    loaded = plans.load_plan(plan, plan.parent / "out")
+    by_name = {run.name: run for run in loaded.runs}
+    assert study.Estimate(loaded).seconds(by_name["near/e/seed0"]) == (200.0, "plan")
+    trained(loaded, "near/a/seed0", 300.0)  # three times what the plan says
+    assert study.Estimate(loaded).seconds(by_name["near/e/seed0"]) == (600.0, "measured")
+    assert study.Estimate(loaded).seconds(by_name["far/a/seed0"]) == (200.0, "plan")
+    trained(loaded, "near/e/seed0", 100.0)
+    assert study.Estimate(loaded).seconds(by_name["near/e/seed1"]) == (100.0, "measured")
+
+
+def test_sets_of_one_stage_share_their_seeds(plan: Path) -> None:
+    plan.write_text(plan.read_text().replace("stage: 2", "stage: 1"))
+    assert [run.name for run in plans.load_plan(plan).runs] == [
+        "near/a/seed0", "near/e/seed0", "far/a/seed0", "near/a/seed1", "near/e/seed1", "far/a/seed1",
+    ]  # fmt: skip
+
+
+def test_no_run_is_started_that_would_end_too_late(
+    plan: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded, started = plans.load_plan(plan, plan.parent / "out"), []
+    trained(loaded, "near/a/seed0", 300.0)
+
+    def one(run: plans.Run, *_: object) -> None:
+        started.append(run.name)
+
+    monkeypatch.setattr(study, "one", one)
+    todo = study.runnable(list(loaded.runs))
+    assert study.work(todo, loaded, hours=250 / 3600) == []
+    assert started == ["far/a/seed0", "far/a/seed1"]  # 200 s each by the plan; those of `near` take 300 and 600
+    assert "3 runs were not started" in capsys.readouterr().out
+    text = study.describe(todo, loaded)
+    assert "5 runs, 0.5 hours with 1 at a time" in text and "near/e/seed1" in text and "10.0 min (measured)" in text
+
+
+def test_mistakes_are_told(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = plan.read_text()
+    for old, new, words in [
+        ("arms: [a]", "arms: [x]", "no arm 'x'"), ("references: [a, e]", "references: [x]", "no arm 'x'"),
+        ("crop: 32", "crops: 32", "unknown 'crops', missing 'crop'"), ("seeds:", "sedes:", "unknown 'sedes'"),
+    ]:  # fmt: skip
+        plan.write_text(good.replace(old, new))
+        assert study.main([f"--plan={plan}"]) == 1
+        assert words in capsys.readouterr().err
+    plan.write_text(good)
+    for given, words in [(["--only", "near/x"], "no such run"), (["--seeds", "7"], "the plan has 0, 1")]:
+        assert study.main([f"--plan={plan}", f"--output={plan.parent}", "--dry-run", *given]) == 1
+        assert words in capsys.readouterr().err
+    plan.write_text(good.replace("needs: []", f"needs: [{plan.parent}/nowhere]", 1))
+    assert study.main([f"--plan={plan}", f"--output={plan.parent}", "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert f"near: left out, there is no {plan.parent}/nowhere" in text and "2 runs, 0.1 hours" in text
+
+
+def test_every_run_of_the_plan_has_a_configuration_that_works(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.pth"
+    weights.touch()
+    loaded = plans.load_plan(study.PLAN)
+    assert {run.arm.name for run in loaded.runs} >= set("abcdef") and len({run.seed for run in loaded.runs}) >= 3
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        first = loaded.runs[0].dataset
+        chosen = [run for run in loaded.runs if run.seed == 0 and (run.dataset == first or run.arm.name == "e")]
+        assert {run.arm for run in chosen} == {run.arm for run in loaded.runs}
+        assert {run.dataset for run in chosen} == {run.dataset for run in loaded.runs}
+        for run in chosen:
+            given = [f"model.backbone.weights={weights}" if "weights=" in text else text for text in run.overrides]
+            given += [f"data.root={tmp_path}", f"output={tmp_path}", "name=study"]
+            config = plain(compose("train", given))
+            check(config)
+            assert config["schedule"]["steps"] == run.dataset.steps
+            assert bool(config["model"]["losses"]) == (run.arm.name not in "af"), run.name
+
+
+def test_the_committed_plan_is_read_with_paths_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("B2INST_DATA", "/somewhere")
+    loaded = plans.load_plan(study.PLAN)
+    assert ("/somewhere/dsb2018",) in {run.dataset.needs for run in loaded.runs}
+    with pytest.raises(ConfigError, match="no such plan"):
+        plans.load_plan(Path("nowhere.yaml"))
