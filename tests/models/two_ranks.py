@@ -20,6 +20,9 @@ from b2inst.losses.bf1 import BF1
 from b2inst.losses.dice import Dice
 from b2inst.losses.edge_agreement import EdgeAgreement
 from b2inst.losses.kervadec import Kervadec
+from b2inst.models.assembly.blend import AttentionBlend
+from b2inst.models.assembly.dynamic import DynamicConvolutions
+from b2inst.models.assembly.linear import LinearCombination
 from b2inst.models.backbone import ResNet
 from b2inst.models.basis import BasisHead, SemanticHead
 from b2inst.models.boundary import GlobalBoundary, InstanceBoundary, NoBoundary
@@ -34,9 +37,9 @@ PARTS = {
     "semantic": partial(SemanticHead, channels=32, norm="gn"),
 }
 VARIANTS = {
-    "global": (GlobalBoundary, "iou_boundary", "fg"),
-    "instance": (InstanceBoundary, "iou", "moving_fg"),
-    "none": (NoBoundary, None, "all"),
+    "global": (GlobalBoundary, "iou_boundary", "fg", partial(AttentionBlend, attention_size=7)),
+    "instance": (InstanceBoundary, "iou", "moving_fg", LinearCombination),
+    "none": (NoBoundary, None, "all", DynamicConvolutions),
 }
 LARGE, WIDE, SMALL = (4, 4, 40, 44), (20, 8, 92, 56), (50, 20, 70, 40)
 EMPTY = [[LARGE, WIDE], [], [SMALL], []]  # the second process has every second image, and so no instance
@@ -54,10 +57,10 @@ class Losses(nn.Module):
 
     def __init__(self, variant: str) -> None:
         super().__init__()
-        boundary, mode, normalizer = VARIANTS[variant]
+        boundary, mode, normalizer, assembly = VARIANTS[variant]
         self.model = build.segmenter(
             boundary(), mode, detector={"normalizer": normalizer}, score={"max_positives": 1000},
-            backbone=ResNet(18, norm="gn", freeze_at=0, weights=None),
+            backbone=ResNet(18, norm="gn", freeze_at=0, weights=None), assembly=assembly(mask_size=28),
             losses={name: term() for name, term in TERMS.items()}, **PARTS,
         )  # fmt: skip
 
@@ -100,7 +103,7 @@ def learn(variant: str, rank: int | None = None) -> dict[str, dict[str, torch.Te
     torch.manual_seed(0)
     module = Losses(variant).train()
     run = module if rank is None else DistributedDataParallel(module)
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.01)
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.002)
     found: dict[str, dict[str, torch.Tensor]] = {"losses": {}, "gradients": {}, "weights": {}}
     for case in CASES:
         whole = batch(case)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
+from b2inst.ops import dist
 from b2inst.ops.precision import without_autocast
 from b2inst.ops.rois import with_image_index
 
@@ -136,8 +137,8 @@ def mask_bce(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def mean_over_positives(values: Tensor) -> Tensor:
-    """Mean of (P,); a zero attached to the graph where there are none."""
-    return values.sum() / max(1, len(values))
+    """Mean of (P,) over the positives of all processes; a zero attached to the graph where there are none."""
+    return values.sum() / dist.normalizer(values.new_tensor(float(len(values))), 1)
 
 
 def signed_sum(coefficients: Tensor, pooled: Tensor) -> Tensor:
