@@ -55,15 +55,24 @@ def benchmark(config: dict[str, Any]) -> Report:
         raise ConfigError(str(error).splitlines()[0]) from error
     rounds, train = config["rounds"], config["mode"] == "train"
     with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("rounds", total=rounds + config["warm_up"])
+        turns = progress.add_task("rounds", total=rounds + config["warm_up"])
+        parts, peaks = (progress.add_task(name, total=len(specs), start=False) for name in ("stages", "memory"))
         seconds, counts = timing.run_in_turn(
-            subjects, rounds, config["warm_up"], device, done=lambda: progress.advance(task)
+            subjects, rounds, config["warm_up"], device, done=lambda: progress.advance(turns)
         )
-    stages = [timing.time_stages(subject, min(rounds, 3), device) for subject in subjects]
-    flops = [None if train else timing.count_flops(subject) for subject in subjects]
-    parameters = [sum(p.numel() for p in subject.model.parameters()) for subject in subjects]
-    del subjects
-    memory = [timing.peak_memory(spec) for spec in specs]
+        progress.start_task(parts)
+        stages, flops = [], []
+        for subject in subjects:
+            stages.append(timing.time_stages(subject, min(rounds, 3), device))
+            flops.append(None if train else timing.count_flops(subject))
+            progress.advance(parts)
+        parameters = [sum(p.numel() for p in subject.model.parameters()) for subject in subjects]
+        subjects.clear()
+        progress.start_task(peaks)
+        memory = []
+        for spec in specs:
+            memory.append(timing.peak_memory(spec))
+            progress.advance(peaks)
     rows = [
         Row(spec.name, *measured)
         for spec, *measured in zip(specs, seconds, stages, parameters, flops, memory, counts, strict=True)
