@@ -25,7 +25,7 @@ from b2inst.bench.setting import Setting
 from b2inst.bench.subjects import OurDetection
 from b2inst.bench.timing import count_flops
 from b2inst.callbacks.inspection import Crops, Inspection
-from b2inst.config import CHECKPOINT_TARGETS, ConfigError, build
+from b2inst.config import CHECKPOINT_DATA_TARGETS, ConfigError, build
 from b2inst.lit import LitSegmenter
 from b2inst.metrics.scores import write_json
 
@@ -47,7 +47,7 @@ def cost(run: Path, model: dict[str, Any], size: tuple[int, int]) -> dict[str, A
         if known.get("of") == question:
             return known
     torch.manual_seed(0)
-    built = build(model, CHECKPOINT_TARGETS)
+    built = build(model, CHECKPOINT_DATA_TARGETS)
     parameters = sum(p.numel() for p in built.parameters())
     subject = OurDetection(built, Setting(*size))  # prepares the model: batch norms are folded
     places = len(subject.network().places)
@@ -74,7 +74,7 @@ def inspect(run: Path, module: LitSegmenter, images: int, crops: int, crop_size:
     """Pass validation images through a model of a run, and write what is seen."""
     config = module.config
     with runtime.job(config["seed"], False, False, config["training"]["matmul_precision"]):
-        data = build(config["data"], CHECKPOINT_TARGETS)
+        data = build(config["data"], CHECKPOINT_DATA_TARGETS)
         batches = -(-images // data.batch_sizes["val"])
         callbacks = [Crops(str(run / "crops"), crops, crop_size), Inspection(str(run / "inspection.json"))]
         trainer = pl.Trainer(

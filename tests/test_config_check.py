@@ -182,7 +182,7 @@ REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"trainer._target_": "os.system"}, "trainer._target_", ["'os.system' is refused", "allowed prefixes: b2inst."]),
     (
         {"optim.optimizer._target_": "pytorch_lightning.Trainer"}, "optim.optimizer._target_",
-        ["refused", "allowed prefixes: b2inst., torch.optim."],
+        ["refused", "allowed prefixes: b2inst.models., b2inst.losses."],
     ),
     (
         {"model.losses.dice._target_": "b2inst.losses.dice.Dise"}, "model.losses.dice._target_",

@@ -15,7 +15,7 @@ from toy import toy_checkpoint
 
 # Prints MB: what a video of 20 frames leaves behind, one of 100, and what a photo needs at most beyond that.
 MEASURE = """
-import resource, sys
+import re, resource, sys
 from hydra import compose, initialize_config_dir
 from b2inst.config import plain
 from b2inst.paths import config_dir
@@ -23,6 +23,9 @@ from b2inst.predict import predict
 
 def now():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() / 2**20
+
+def peak():  # ru_maxrss starts at what the parent process had
+    return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 2**10
 
 small, large, folder = sys.argv[1:]
 with initialize_config_dir(str(config_dir()), version_base="1.3"):
@@ -36,7 +39,7 @@ for name, frames, changes in (
     before = now()
     summary = predict({**config, "input": f"{folder}/{name}", "output": f"{folder}/out/{name}", **changes})
     assert summary.images == frames, summary
-    print(before, now(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, summary.instances)
+    print(before, now(), peak(), summary.instances)
 """
 
 

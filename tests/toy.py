@@ -28,7 +28,7 @@ def toy_config(root: Path, output: Path, *overrides: str) -> dict:
     """The resolved configuration of a toy run on shapes in `root`."""
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         cfg = compose("train", [*TOY, f"data.root={root}", f"output={output}", "name=toy", *overrides])
-    if "attention_size" in cfg.model.assembly:
+    if "attention_size" in cfg.model.assembly and not any("attention_size" in text for text in overrides):
         cfg.model.assembly.attention_size = 7
     return plain(cfg)
 

@@ -158,8 +158,7 @@ class Inspector:
         if true_masks is None:
             true_masks = crop_masks(targets.masks, targets.boxes, model.assembly.mask_size)
         true_masks = true_masks[places.instance]
-        params = model.detector.params_at(outputs.detector, places)
-        blend = model.assembly.blend(model.boundary.blended(outputs.bases), boxes, places.image, params)
+        blend = model.blend_at(outputs, places, boxes)
         self.instances += len(places)
         self.attention.update(blend.attention, true_masks)
         self.contribution.update(blend.products, true_masks)

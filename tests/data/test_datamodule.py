@@ -239,7 +239,7 @@ def _compose(data: str, augment: str, root: Path | None) -> B2InstDataModule:
     from omegaconf import OmegaConf
 
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        config = hydra.compose(overrides=[f"+data={data}", f"+augment={augment}", "+gt=boundary"])
+        config = hydra.compose(overrides=[f"+data={data}", f"+augment={augment}", "+gt=boundary", "gt.stride=4"])
     OmegaConf.set_struct(config, False)
     if root is not None:
         config.data.root = str(root)

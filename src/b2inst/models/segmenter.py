@@ -257,10 +257,14 @@ class Segmenter(nn.Module):
             return [None] * len(found.order)
         chosen = [index[instance : instance + 1] for index in found.order]
         places = found.places.take(torch.cat(chosen))
-        blend = self.assembly.blend(*self._to_assemble(outputs, places, places.boxes, places.image))
+        blend = self.blend_at(outputs, places, places.boxes)
         counts = [len(index) for index in chosen]
         parts = zip(blend.attention.split(counts), blend.bases.split(counts), strict=True)
         return [Blend(attention[0], bases[0]) if len(attention) else None for attention, bases in parts]
+
+    def blend_at(self, outputs: Outputs, places: Locations, boxes: Tensor) -> Blend:
+        """How the masks of P places are put together in boxes (P, 4); for an assembly with attention."""
+        return self.assembly.blend(*self._to_assemble(outputs, places, boxes, places.image))
 
     @torch.no_grad()
     def find(self, outputs: Outputs, images: ImageBatch) -> Found:
