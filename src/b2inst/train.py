@@ -18,6 +18,7 @@ from pytorch_lightning.callbacks import WeightAveraging
 from b2inst import distributed, runtime, viz_curves
 from b2inst.callbacks.evaluation import CocoEvaluation
 from b2inst.callbacks.last import LAST, LastCheckpoint
+from b2inst.callbacks.resumed import Resumed
 from b2inst.checkpoint_io import AtomicCheckpointIO
 from b2inst.config import ConfigError, build, plain
 from b2inst.config_check import check
@@ -76,8 +77,9 @@ def train(config: dict[str, Any], multirun: bool = False) -> Scores:
             if isinstance(callback, LastCheckpoint):
                 callback.stop = stop
         loggers = [build(part) for part in config["logger"].values() if part is not None]
+        resumed = [Resumed()] * (ckpt_path is not None)
         trainer: pl.Trainer = build(
-            trainer_config, callbacks=list(callbacks.values()), logger=loggers, plugins=[AtomicCheckpointIO()]
+            trainer_config, callbacks=[*callbacks.values(), *resumed], logger=loggers, plugins=[AtomicCheckpointIO()]
         )
         for logger in trainer.loggers:
             logger.log_hyperparams(config)
