@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import io
 import logging
 import os
+import shutil
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
@@ -28,11 +30,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     training; the old one stays.
 
     Attributes:
-        failed: whether the last one could not be written; known to the process that writes.
+        failed: whether the last one could not be written; known to the process that writes, as the next one.
+        lost: why the newest one of a name could not be written, by its name.
     """
 
     def __init__(self) -> None:
         self.failed = False
+        self.lost: dict[str, str] = {}
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint.
@@ -40,30 +44,56 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Args:
             checkpoint: what `torch.save` takes.
             path: of the file.
-            storage_options: None, or {"previous": path}: where the file that had this name before is kept.
+            storage_options: None, or {"previous": path}: where the file that had this name before is kept. The one
+                that is there is given up if the disk is full, the file before is whole, and that makes the room.
         """
         path, previous = Path(path), (storage_options or {}).get("previous")
         content = io.BytesIO()  # an error of the disk inside of torch.save would come as another one
         torch.save(checkpoint, content)
         _seal(content)
-        temporary = path.with_name(f".{path.name}.tmp")
         self.failed = False
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(content.getbuffer())
-                file.flush()
-                os.fsync(file.fileno())
-            if previous is not None and path.exists():
-                _keep(path, Path(previous))
-            os.replace(temporary, path)
-            _flush_folder(path.parent)
+            try:
+                _write(content, path, previous)
+            except OSError as error:
+                if previous is None or not _makes_room(error, path, Path(previous), content.getbuffer().nbytes):
+                    raise
+                log.warning("the disk is full: %s is given up for a new %s", previous, path.name)
+                Path(previous).unlink()
+                _write(content, path, previous)
+            self.lost.pop(path.name, None)
         except OSError as error:
             self.failed = True
-            with contextlib.suppress(OSError):
-                temporary.unlink()  # half a checkpoint on a full disk is in the way
+            self.lost[path.name] = error.strerror or str(error)
             stays = "the one before stays" if path.exists() else "there is none of this name"
-            log.error("%s could not be written (%s); %s, and training goes on", path, error.strerror or error, stays)
+            log.error("%s could not be written (%s); %s, and training goes on", path, self.lost[path.name], stays)
+
+
+def _write(content: io.BytesIO, path: Path, previous: Path | None) -> None:
+    """Put a file in the place of a path, or leave all as it was."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(content.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        if previous is not None and path.exists():
+            _keep(path, Path(previous))
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()  # half a checkpoint on a full disk is in the way
+        raise
+
+
+def _makes_room(error: OSError, path: Path, previous: Path, size: int) -> bool:
+    """Whether a file can be written without the one before, and a whole one is there until it is."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not previous.is_file() or damage(path) is not None:
+        return False
+    freed = 0 if os.path.samefile(path, previous) else previous.stat().st_size
+    return freed > 0 and shutil.disk_usage(path.parent).free + freed >= size
 
 
 def _keep(path: Path, previous: Path) -> None:

@@ -6,10 +6,7 @@ import logging
 import os
 from pathlib import Path
 
-import torch
-
 from b2inst.callbacks.last import LAST, PREVIOUS
-from b2inst.callbacks.loop_state import steps_of
 from b2inst.callbacks.metrics_log import go_on, put_aside
 from b2inst.checkpoint_io import damage
 from b2inst.config import ConfigError
@@ -58,17 +55,16 @@ def resolve_checkpoint(given: str | None, output: Path) -> str | None:
                       "to start from the beginning")  # fmt: skip
 
 
-def prepare_log(path: Path, ckpt_path: str | None, last: bool) -> None:
+def prepare_log(path: Path, step: int | None, last: bool) -> None:
     """Keep the part of an earlier log that belongs to this run.
 
     Args:
         path: of metrics.csv.
-        ckpt_path: the checkpoint that the run goes on from, None for a new run.
-        last: whether it is the newest of this run; what comes after it in the log then comes again. If not, the log
-            stays, under another name.
+        step: the first that this run logs, None for a new run.
+        last: whether it goes on from the newest checkpoint of this folder; what comes after it in the log then comes
+            again. If not, the log stays, under another name.
     """
-    if ckpt_path is None:
+    if step is None:
         put_aside(path)
-        return
-    checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
-    go_on(path, steps_of(checkpoint), keep=not last)
+    else:
+        go_on(path, step, keep=not last)

@@ -76,3 +76,25 @@ def test_without_the_average_training_goes_on_from_the_trained_weights(
     assert torch.equal(module.weights[0], whole.weights[3]), "the average was taken for the weights"
     assert torch.equal(module.layer.weight, whole.layer.weight)
     assert "run with callbacks=ema, this one is without" in caplog.text
+
+
+def test_the_same_settings_change_no_bit(tmp_path: Path) -> None:
+    whole = fitted(tmp_path / "whole", 9)
+    path = tmp_path / "last.ckpt"
+    fitted(path, 4)
+    module = fitted(path, 9, Resumed(), resume=True)
+    assert module.rates == whole.rates[4:] and torch.equal(module.layer.weight, whole.layer.weight)
+
+
+def test_new_settings_of_optimizer_and_schedule_hold_from_the_next_step_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "last.ckpt"
+    fitted(path, 4)
+    with caplog.at_level(logging.INFO):
+        module = fitted(path, 9, Resumed(), resume=True, lr=0.02, weight_decay=0.5, length=20)
+    factor = Schedule(20, [], decay="cosine", warmup_steps=2).factor
+    assert module.rates == [0.02 * factor(step) for step in range(4, 9)]
+    (group,) = torch.load(path, weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert (group["weight_decay"], group["initial_lr"]) == (0.5, 0.02)
+    assert "weight_decay 0.01 -> 0.5" in caplog.text and "initial_lr 0.1 -> 0.02" in caplog.text
