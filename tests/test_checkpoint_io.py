@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,6 +53,7 @@ def test_what_cannot_be_written_leaves_the_old_ones(
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=-(10**9)))  # whatever is given up
     if place == "open":
         (tmp_path / ".last.ckpt.tmp").mkdir()
     elif place == "write":
@@ -64,6 +67,46 @@ def test_what_cannot_be_written_leaves_the_old_ones(
     if place != "open":
         assert not written(last, 3, previous).failed
         assert (value(last), value(previous)) == (3, 1)
+
+
+@pytest.fixture()
+def full(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """A disk that has room for so many bytes beside the checkpoints that are there, in all."""
+    room = {"all": 0}
+
+    def used(folder: Path) -> int:
+        files = {path.stat().st_ino: path.stat().st_size for path in folder.iterdir()}
+        return sum(files.values())
+
+    def fsync(descriptor: int) -> None:
+        folder = Path(os.readlink(f"/proc/self/fd/{descriptor}")).parent
+        if room["all"] and used(folder) > room["all"]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=room["all"] - used(Path(folder))))
+    return room
+
+
+def test_a_full_disk_costs_the_one_before_where_that_makes_the_room(
+    full: dict[str, int], folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    last, previous = folder / "last.ckpt", folder / "previous.ckpt"
+    full["all"] = int(2.5 * last.stat().st_size)
+    checkpoint_io = written(last, 2, previous)
+    assert (value(last), value(previous), checkpoint_io.failed, checkpoint_io.lost) == (2, 1, False, {})
+    assert f"the disk is full: {previous} is given up for a new last.ckpt" in caplog.text
+
+
+@pytest.mark.parametrize("why", ["too little", "the newest is damaged"])
+def test_the_one_before_is_not_given_up_for_nothing(why: str, full: dict[str, int], folder: Path) -> None:
+    last, previous = folder / "last.ckpt", folder / "previous.ckpt"
+    full["all"] = int((1.5 if why == "too little" else 2.5) * last.stat().st_size)
+    if why != "too little":
+        last.write_bytes(last.read_bytes()[:-1] + b"!")
+    checkpoint_io = written(last, 2, previous)
+    assert checkpoint_io.failed and checkpoint_io.lost == {"last.ckpt": "No space left on device"}
+    assert value(previous) == 0
 
 
 def test_damage_is_found_that_reading_does_not_see(tmp_path: Path) -> None:

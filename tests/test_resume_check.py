@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ SMALL = ["backbone@model.backbone=mobilenet_v2", "model.backbone.norm=bn", "mode
 DATA = {"data.batch_size x devices": 4, "number of training images": 8, "seed": 0}
 
 
-def settings(folder: Path, *overrides: str, classes: list[str] | None = None) -> dict[str, Any]:
+def settings(folder: Path, *overrides: str) -> dict[str, Any]:
     config = toy_config(folder, folder, "experiment=ablation_e", *SMALL, *overrides)
-    config["classes"], config["category_ids"] = classes or list(CLASSES.values()), list(CLASSES)
+    config["classes"], config["category_ids"] = list(CLASSES.values()), list(CLASSES)
     config["model"]["num_classes"] = len(CLASSES)
     return config
 
@@ -45,9 +44,18 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     }
 
 
-def refusal(checkpoint: dict[str, Any], config: dict[str, Any], data: dict[str, Any] = DATA) -> str:
+@pytest.fixture(scope="module")
+def same(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], LitSegmenter]:
+    """Configuration and module of a run with the settings of the checkpoint."""
+    config = settings(tmp_path_factory.mktemp("same"))
+    return config, LitSegmenter(config)
+
+
+def refusal(
+    checkpoint: Any, config: dict[str, Any], module: LitSegmenter | None = None, data: dict[str, Any] = DATA
+) -> str:
     with pytest.raises(ConfigError) as error:
-        check_resume("last.ckpt", checkpoint, config, LitSegmenter(config), data)
+        check_resume("last.ckpt", checkpoint, config, module or LitSegmenter(config), data)
     told = str(error.value)
     assert told.startswith("ckpt_path=last.ckpt: ") and "init_from=last.ckpt" in told and len(told) < 500, told
     return told
@@ -76,39 +84,47 @@ def test_what_cannot_work_is_refused(
     assert told in refusal(checkpoint, settings(tmp_path, *overrides))
 
 
-def test_other_classes_are_refused_also_as_many(checkpoint: dict[str, Any], tmp_path: Path) -> None:
-    told = refusal(checkpoint, settings(tmp_path, classes=["cat", "dog", "ant"]))
+def test_other_classes_are_refused_also_as_many(
+    checkpoint: dict[str, Any], same: tuple[dict[str, Any], LitSegmenter]
+) -> None:
+    told = refusal(checkpoint, {**same[0], "classes": ["cat", "dog", "ant"]}, same[1])
     assert "trained for the classes 3: disk, box, star, and the data have 3: cat, dog, ant" in told
 
 
 @pytest.mark.parametrize("key", DATA)
-def test_other_batches_are_refused_within_an_epoch_only(key: str, checkpoint: dict[str, Any], tmp_path: Path) -> None:
-    config, changed = settings(tmp_path), {**DATA, key: 99}
-    told = refusal(checkpoint, config, changed)
+def test_other_batches_are_refused_within_an_epoch_only(
+    key: str, checkpoint: dict[str, Any], same: tuple[dict[str, Any], LitSegmenter]
+) -> None:
+    changed = {**DATA, key: 99}
+    told = refusal(checkpoint, *same, changed)
     assert (
         told.startswith("ckpt_path=last.ckpt: 3 batches of its epoch are done") and f"{key} {DATA[key]} -> 99" in told
     )
     ended = {**checkpoint, "loops": {"fit_loop": at(Position(1, 4, 8, 8, last=True), {"state_dict": {}})}}
-    check_resume("last.ckpt", ended, config, LitSegmenter(config), changed)
+    check_resume("last.ckpt", ended, *same, changed)
 
 
-def test_steps_of_more_batches_must_fit_those_that_are_done(checkpoint: dict[str, Any], tmp_path: Path) -> None:
-    told = refusal(checkpoint, settings(tmp_path, "trainer.accumulate_grad_batches=2"))
+def test_steps_of_more_batches_must_fit_those_that_are_done(
+    checkpoint: dict[str, Any], same: tuple[dict[str, Any], LitSegmenter]
+) -> None:
+    config = {**same[0], "trainer": {**same[0]["trainer"], "accumulate_grad_batches": 2}}
+    told = refusal(checkpoint, config, same[1])
     assert "trainer.accumulate_grad_batches" in told
 
 
 @pytest.mark.parametrize("key", ["hyper_parameters", "optimizer_states", "loops", "state_dict", "lr_schedulers"])
-def test_what_is_none_of_a_training_is_refused(key: str, checkpoint: dict[str, Any], tmp_path: Path) -> None:
-    config = settings(tmp_path)
-    foreign = {name: value for name, value in copy.copy(checkpoint).items() if name != key}
-    assert f"no checkpoint of a training of this package, it lacks '{key}'" in refusal(foreign, config)
+def test_what_is_none_of_a_training_is_refused(
+    key: str, checkpoint: dict[str, Any], same: tuple[dict[str, Any], LitSegmenter]
+) -> None:
+    foreign = {name: value for name, value in checkpoint.items() if name != key}
+    assert f"no checkpoint of a training of this package, it lacks '{key}'" in refusal(foreign, *same)
     for content in ({}, [], torch.zeros(3), {"hyper_parameters": {"config": 1}}, {"hyper_parameters": None}):
-        assert "no checkpoint of a training" in refusal(content, config)
+        assert "no checkpoint of a training" in refusal(content, *same)
 
 
-def test_a_checkpoint_of_weights_alone_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_weights_alone_is_refused(same: tuple[dict[str, Any], LitSegmenter], tmp_path: Path) -> None:
     path = toy_checkpoint(tmp_path / "weights.ckpt", *SMALL)
-    assert "it lacks 'optimizer_states'" in refusal(read_checkpoint(path), settings(tmp_path))
+    assert "it lacks 'optimizer_states'" in refusal(read_checkpoint(path), *same)
 
 
 @pytest.mark.parametrize("content", [{"state_dict": print}, {"weights": 1}, [1], b"torn"], ids=str)
