@@ -78,6 +78,17 @@ def test_a_full_disk_costs_no_step_and_no_checkpoint(plain: Runs) -> None:
 
 
 @pytest.mark.soak
+@pytest.mark.skipif(not SOAK, reason="four runs more; callbacks/test_last.py has the parts: make soak")
+def test_a_step_of_two_batches_is_finished_or_made_again(tmp_path: Path) -> None:
+    runs = Runs(tmp_path, "trainer.accumulate_grad_batches=2", "schedule.steps=7")
+    assert runs.run("whole") == 0, runs.log("whole").read_text()[-3000:]
+    assert runs.run("killed", "term:step:2") == 75
+    assert runs.read("killed", "last.ckpt")["global_step"] == 2, "the signal came between the batches of step 2"
+    chain(runs, "killed", [("kill:step:5", KILLED)])
+    assert runs.differences("whole", "killed") == []
+
+
+@pytest.mark.soak
 @pytest.mark.skipif(not SOAK, reason="three runs more; test_finish.py has the parts: make soak")
 def test_a_run_without_its_last_checkpoint_is_not_done(plain: Runs) -> None:
     """The disk is full to the end: what was trained is scored, not the old checkpoint, and can be made again."""
@@ -98,7 +109,11 @@ def test_a_run_without_its_last_checkpoint_is_not_done(plain: Runs) -> None:
 
 @pytest.mark.soak
 @pytest.mark.skipif(not SOAK, reason="fifty kills take minutes: make soak")
-@pytest.mark.parametrize("overrides", [["data.num_workers=0"], EMA], ids=["no workers", "EMA and 2 workers"])
+@pytest.mark.parametrize(
+    "overrides",
+    [["data.num_workers=0"], EMA, ["trainer.accumulate_grad_batches=2"]],
+    ids=["no workers", "EMA and 2 workers", "two batches a step"],
+)
 def test_random_kills_leave_no_trace(overrides: list[str], tmp_path: Path, request: pytest.FixtureRequest) -> None:
     runs = Runs(tmp_path, *overrides)
     start = time.monotonic()
