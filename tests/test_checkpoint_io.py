@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -51,6 +53,7 @@ def test_what_cannot_be_written_leaves_the_old_ones(
     def fail(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=-(10**9)))  # whatever is given up
     if place == "open":
         (tmp_path / ".last.ckpt.tmp").mkdir()
     elif place == "write":
@@ -66,9 +69,49 @@ def test_what_cannot_be_written_leaves_the_old_ones(
         assert (value(last), value(previous)) == (3, 1)
 
 
+@pytest.fixture()
+def full(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """A disk that has room for so many bytes beside the checkpoints that are there, in all."""
+    room = {"all": 0}
+
+    def used(folder: Path) -> int:
+        files = {path.stat().st_ino: path.stat().st_size for path in folder.iterdir()}
+        return sum(files.values())
+
+    def fsync(descriptor: int) -> None:
+        folder = Path(os.readlink(f"/proc/self/fd/{descriptor}")).parent
+        if room["all"] and used(folder) > room["all"]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=room["all"] - used(Path(folder))))
+    return room
+
+
+def test_a_full_disk_costs_the_one_before_where_that_makes_the_room(
+    full: dict[str, int], folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    last, previous = folder / "last.ckpt", folder / "previous.ckpt"
+    full["all"] = int(2.5 * last.stat().st_size)
+    checkpoint_io = written(last, 2, previous)
+    assert (value(last), value(previous), checkpoint_io.failed, checkpoint_io.lost) == (2, 1, False, {})
+    assert f"the disk is full: {previous} is given up for a new last.ckpt" in caplog.text
+
+
+@pytest.mark.parametrize("why", ["too little", "the newest is damaged"])
+def test_the_one_before_is_not_given_up_for_nothing(why: str, full: dict[str, int], folder: Path) -> None:
+    last, previous = folder / "last.ckpt", folder / "previous.ckpt"
+    full["all"] = int((1.5 if why == "too little" else 2.5) * last.stat().st_size)
+    if why != "too little":
+        last.write_bytes(last.read_bytes()[:-1] + b"!")
+    checkpoint_io = written(last, 2, previous)
+    assert checkpoint_io.failed and checkpoint_io.lost == {"last.ckpt": "No space left on device"}
+    assert value(previous) == 0
+
+
 def test_damage_is_found_that_reading_does_not_see(tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    written(path, 1)
+    torch.save({"value": torch.full((1000,), 1)}, path)  # of another program: the parts alone have checksums
     assert damage(path) is None
     content = path.read_bytes()
     path.write_bytes(content[:-100])
@@ -80,18 +123,79 @@ def test_damage_is_found_that_reading_does_not_see(tmp_path: Path) -> None:
     assert "is not what was written" in damage(path)
 
 
-def test_only_damaged_checkpoints_are_an_error_and_no_fresh_start(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").mkdir()
+def test_no_flipped_bit_passes_or_raises(tmp_path: Path) -> None:
+    """Neither in the directory of the zip file, which has no checksum, nor in the hash."""
+    path = tmp_path / "last.ckpt"
+    written(path, 1)
+    assert damage(path) is None and value(path) == 1
+    content = path.read_bytes()
+    directory, seal = content.index(b"PK\1\2"), content.index(b"b2inst sha256 ")
+    for i in [*range(0, directory, 97), *range(directory, seal), *range(seal + 14, len(content), 7)]:
+        one = bytearray(content)
+        one[i] ^= 1 << i % 8
+        path.write_bytes(one)
+        assert damage(path), f"byte {i} of {len(content)}"
+
+
+def test_a_flipped_bit_of_a_file_without_a_hash_never_raises(tmp_path: Path) -> None:
+    """What is called whole is what torch reads, and as it was."""
+    path = tmp_path / "foreign.ckpt"
+    torch.save({"value": torch.full((1000,), 1)}, path)
+    content, found = path.read_bytes(), 0
+    for i in range(content.index(b"PK\1\2"), len(content)):
+        one = bytearray(content)
+        one[i] ^= 1 << i % 8
+        path.write_bytes(one)
+        if damage(path) is None:
+            assert value(path) == 1
+        else:
+            found += 1
+    assert found > 100
+
+
+@pytest.fixture()
+def folder(tmp_path: Path) -> Path:
+    """Of the checkpoints of a run, with last.ckpt and previous.ckpt."""
+    folder = tmp_path / "checkpoints"
+    for number in range(2):
+        written(folder / "last.ckpt", number, folder / "previous.ckpt")
+    return folder
+
+
+@pytest.mark.parametrize("what", ["torn", "missing", "folder", "bomb"])
+def test_without_the_newest_the_one_before_is_taken_with_a_warning(
+    what: str, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    last = folder / "last.ckpt"
+    if what == "torn":
+        last.write_bytes(b"torn")
+    elif what == "bomb":
+        torch.save({"value": print}, last)
+    else:
+        last.unlink()
+        if what == "folder":
+            last.mkdir()
+    assert resolve_checkpoint("last", folder.parent) == str(folder / "previous.ckpt")
+    assert f"{last} is {'missing' if what == 'missing' else 'damaged'}" in caplog.text
+    assert f"goes on from {folder / 'previous.ckpt'}" in caplog.text
+
+
+def test_only_damaged_checkpoints_are_an_error_and_no_fresh_start(folder: Path) -> None:
     for name in ("last.ckpt", "previous.ckpt"):
-        (tmp_path / "checkpoints" / name).write_bytes(b"torn")
-    with pytest.raises(ConfigError, match=r"last\.ckpt is damaged .*previous\.ckpt is damaged .*best\.ckpt"):
-        resolve_checkpoint("last", tmp_path)
+        (folder / name).write_bytes(b"torn")
+    with pytest.raises(ConfigError, match=r"last\.ckpt is damaged .*previous\.ckpt is damaged ") as error:
+        resolve_checkpoint("last", folder.parent)
+    assert "best.ckpt" not in str(error.value), "there is none"
+    written(folder / "best.ckpt", 1)
+    with pytest.raises(ConfigError, match=r"for instance .*best\.ckpt"):
+        resolve_checkpoint("last", folder.parent)
 
 
-def test_last_may_be_missing_between_two_renames(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").mkdir()
-    written(tmp_path / "checkpoints" / "previous.ckpt", 1)
-    assert resolve_checkpoint("last", tmp_path) == str(tmp_path / "checkpoints" / "previous.ckpt")
+def test_a_pickle_is_refused_in_words(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.ckpt"
+    torch.save({"value": print}, path)
+    with pytest.raises(ConfigError, match="more than tensors and plain values, which is refused; give another"):
+        resolve_checkpoint(str(path), tmp_path)
 
 
 def test_random_states_go_through_a_file(tmp_path: Path) -> None:

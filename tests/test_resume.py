@@ -71,14 +71,49 @@ def test_a_full_disk_costs_no_step_and_no_checkpoint(plain: Runs) -> None:
         (folder / f".{name}.ckpt.tmp").symlink_to("/dev/full")  # the next write finds no space; those after it do
     assert plain.run("full", "kill:rename:0") == KILLED, "no write succeeded after the failed one"
     told = plain.log("full").read_text()
-    assert f"{folder / 'last.ckpt'} could not be written (No space left on device); the one before stays" in told
+    assert f"the disk is full: {folder / 'previous.ckpt'} is given up for a new last.ckpt" in told
+    assert not (folder / "previous.ckpt").exists() and plain.read("full", "last.ckpt")["global_step"] == 4
     chain(plain, "full", [])
     assert plain.differences("whole", "full") == []
 
 
 @pytest.mark.soak
+@pytest.mark.skipif(not SOAK, reason="four runs more; callbacks/test_last.py has the parts: make soak")
+def test_a_step_of_two_batches_is_finished_or_made_again(tmp_path: Path) -> None:
+    runs = Runs(tmp_path, "trainer.accumulate_grad_batches=2", "schedule.steps=7")
+    assert runs.run("whole") == 0, runs.log("whole").read_text()[-3000:]
+    assert runs.run("killed", "term:step:2") == 75
+    assert runs.read("killed", "last.ckpt")["global_step"] == 2, "the signal came between the batches of step 2"
+    chain(runs, "killed", [("kill:step:5", KILLED)])
+    assert runs.differences("whole", "killed") == []
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not SOAK, reason="three runs more; test_finish.py has the parts: make soak")
+def test_a_run_without_its_last_checkpoint_is_not_done(plain: Runs) -> None:
+    """The disk is full to the end: what was trained is scored, not the old checkpoint, and can be made again."""
+    folder = plain.folder / "lost"
+    assert plain.run("lost", "kill:step:3") == KILLED
+    places = [folder / "checkpoints" / f".{name}.ckpt.tmp" for name in ("last", "best")]
+    for place in places:
+        place.mkdir()
+    assert plain.run("lost") == 1
+    told = plain.log("lost").read_text()
+    assert "error: could not be written: " in told and "the scores are of the weights in memory, step 13" in told
+    assert not (folder / "metrics.json").exists() and plain.read("lost", "last.ckpt")["global_step"] == 3
+    for place in places:
+        place.rmdir()
+    chain(plain, "lost", [])
+    assert plain.differences("whole", "lost") == []
+
+
+@pytest.mark.soak
 @pytest.mark.skipif(not SOAK, reason="fifty kills take minutes: make soak")
-@pytest.mark.parametrize("overrides", [["data.num_workers=0"], EMA], ids=["no workers", "EMA and 2 workers"])
+@pytest.mark.parametrize(
+    "overrides",
+    [["data.num_workers=0"], EMA, ["trainer.accumulate_grad_batches=2"]],
+    ids=["no workers", "EMA and 2 workers", "two batches a step"],
+)
 def test_random_kills_leave_no_trace(overrides: list[str], tmp_path: Path, request: pytest.FixtureRequest) -> None:
     runs = Runs(tmp_path, *overrides)
     start = time.monotonic()

@@ -134,6 +134,25 @@ def test_a_killed_sweep_is_continued(tmp_path: Path) -> None:
     assert steps == list(range(12)), "it goes on, and each step is there once"
 
 
+@pytest.mark.soak
+@pytest.mark.skipif(not os.environ.get("B2INST_SOAK"), reason="a sweep of its own: make soak")
+def test_a_signal_ends_the_whole_sweep_and_leaves_the_table(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    toy = [*TOY, f"data.root={tmp_path}/set", "experiment=ablation_a", "callbacks.last.every_n_steps=2",
+           "callbacks.evaluation.kinds=[box,mask]", f"hydra.sweep.dir={sweep}", "schedule.warmup_steps=0"]  # fmt: skip
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "b2inst.train", "-m", *toy, "schedule.steps=1,500,2"]
+    running = subprocess.Popen(command, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 240
+    while not (sweep / "1" / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline:
+        assert running.poll() is None, "it ended by itself"
+        time.sleep(0.02)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(120) == 75
+    assert statuses(sweep) == {"0": "done", "1": "unfinished"}, "the third job does not begin"
+    assert not (sweep / "1" / ERROR_FILE).exists(), "it did not fail"
+
+
 def statuses(sweep: Path) -> dict[str, str]:
     with (sweep / "sweep.csv").open() as file:
         return {row["job"]: row["status"] for row in csv.DictReader(file)}

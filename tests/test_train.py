@@ -82,10 +82,12 @@ def test_evaluate_says_what_it_needs(tmp_path: Path) -> None:
 def test_resume_goes_on_where_the_run_stopped(trained: Path, root: Path, tmp_path: Path) -> None:
     train(toy_config(root, tmp_path, "experiment=ablation_e"))
     before = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
-    train(toy_config(root, tmp_path, "experiment=ablation_e", "ckpt_path=last", "schedule.steps=3"))
+    settings = ["ckpt_path=last", "schedule.steps=3", "optim.lr=0.004"]
+    train(toy_config(root, tmp_path, "experiment=ablation_e", *settings))
     after = torch.load(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert (before["global_step"], after["global_step"]) == (2, 3)
     assert after["lr_schedulers"][0]["last_epoch"] == 3
+    assert after["lr_schedulers"][0]["base_lrs"][0] == pytest.approx(0.004 * 4 / 16), "the new rate was not taken"
     with (tmp_path / "metrics.csv").open() as file:
         steps = [row["step"] for row in csv.DictReader(file) if row["train/loss"]]
     assert steps == ["0", "1", "2"], "the log is not that of the whole run"

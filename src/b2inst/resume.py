@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
-import torch
-
 from b2inst.callbacks.last import LAST, PREVIOUS
-from b2inst.callbacks.loop_state import steps_of
 from b2inst.callbacks.metrics_log import go_on, put_aside
 from b2inst.checkpoint_io import damage
 from b2inst.config import ConfigError
@@ -21,48 +19,52 @@ def resolve_checkpoint(given: str | None, output: Path) -> str | None:
 
     Args:
         given: None, `last`, or a path.
-        output: folder of the run, in which `last` is looked for; where the newest is damaged, the one before is taken.
+        output: folder of the run, in which `last` is looked for; where the newest is damaged or missing, the one before
+            is taken.
 
     Returns:
         The path, or None to start afresh: also for `last` where the folder has no checkpoint yet, so that a job
         that is started again after an interruption can use the same command from the beginning.
 
     Raises:
-        ConfigError: all checkpoints are damaged.
+        ConfigError: the file, or all checkpoints of the folder, are damaged.
     """
     if given is None:
         return None
     folder = output / "checkpoints"
-    paths = [folder / LAST, folder / PREVIOUS] if given == "last" else [Path(given)]
-    damaged = []
-    for path in (path for path in paths if path.is_file()):
-        reason = damage(path)
+    if given != "last":
+        if Path(given).exists() and (reason := damage(given)) is not None:
+            raise ConfigError(f"ckpt_path={given} cannot be used: {reason}; give another checkpoint, or null")
+        return given  # where it is missing the checker has refused it
+    paths = [folder / LAST, folder / PREVIOUS]
+    if not any(map(os.path.lexists, paths)):
+        log.warning("ckpt_path=last: no %s yet, so this run starts from the beginning; "
+                    "to resume another run, give its folder as output=DIR", paths[0])  # fmt: skip
+        return None
+    bad = []
+    for path in paths:
+        reason = damage(path) if os.path.lexists(path) else "it is missing"
         if reason is None:
-            for line in damaged:
+            for line in bad:
                 log.warning("ckpt_path=last: %s; goes on from %s, the one before", line, path)
             return str(path)
-        damaged.append(f"{path} is damaged ({reason})")
-    if damaged:
-        raise ConfigError(f"ckpt_path={given}: {'; '.join(damaged)}; give another checkpoint as ckpt_path=FILE, for "
-                          f"instance {folder / 'best.ckpt'}, or null to start from the beginning")  # fmt: skip
-    if given != "last":
-        return given  # the checker has refused it
-    log.warning("ckpt_path=last: no %s yet, so this run starts from the beginning; "
-                "to resume another run, give its folder as output=DIR", folder / LAST)  # fmt: skip
-    return None
+        bad.append(f"{path} is damaged ({reason})" if os.path.lexists(path) else f"{path} is missing")
+    best = folder / "best.ckpt"
+    instance = f", for instance {best}" if damage(best) is None else ""
+    raise ConfigError(f"ckpt_path=last: {'; '.join(bad)}; give another checkpoint as ckpt_path=FILE{instance}, or null "
+                      "to start from the beginning")  # fmt: skip
 
 
-def prepare_log(path: Path, ckpt_path: str | None, last: bool) -> None:
+def prepare_log(path: Path, step: int | None, last: bool) -> None:
     """Keep the part of an earlier log that belongs to this run.
 
     Args:
         path: of metrics.csv.
-        ckpt_path: the checkpoint that the run goes on from, None for a new run.
-        last: whether it is the newest of this run; what comes after it in the log then comes again. If not, the log
-            stays, under another name.
+        step: the first that this run logs, None for a new run.
+        last: whether it goes on from the newest checkpoint of this folder; what comes after it in the log then comes
+            again. If not, the log stays, under another name.
     """
-    if ckpt_path is None:
+    if step is None:
         put_aside(path)
-        return
-    checkpoint = torch.load(ckpt_path, map_location="cpu", weights_only=True, mmap=True)
-    go_on(path, steps_of(checkpoint), keep=not last)
+    else:
+        go_on(path, step, keep=not last)

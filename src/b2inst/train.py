@@ -18,7 +18,9 @@ from pytorch_lightning.callbacks import WeightAveraging
 from b2inst import distributed, runtime, viz_curves
 from b2inst.callbacks.evaluation import CocoEvaluation
 from b2inst.callbacks.last import LAST, LastCheckpoint
-from b2inst.checkpoint_io import AtomicCheckpointIO
+from b2inst.callbacks.loop_state import steps_of
+from b2inst.callbacks.resumed import Resumed
+from b2inst.checkpoint_io import AtomicCheckpointIO, damage, read_checkpoint
 from b2inst.config import ConfigError, build, plain
 from b2inst.config_check import check
 from b2inst.lit import LitSegmenter
@@ -26,13 +28,15 @@ from b2inst.metrics.results import save_results
 from b2inst.metrics.scores import Scores
 from b2inst.paths import config_dir
 from b2inst.resume import prepare_log, resolve_checkpoint
+from b2inst.resume_check import check_resume, training_data
 from b2inst.stop import StopRequest
-from b2inst.sweep import ERROR_FILE, read_metrics, status
-from b2inst.writing import lost, may_fail
+from b2inst.sweep import ERROR_FILE, METRICS_FILE, read_metrics, status
+from b2inst.writing import lose, lost, may_fail, whole_file
 
 log = logging.getLogger(__name__)
 
 RESULTS = "metrics.json or results.json"
+CHECKPOINTS = "checkpoints"
 
 
 def train(config: dict[str, Any], multirun: bool = False) -> Scores:
@@ -64,10 +68,6 @@ def train(config: dict[str, Any], multirun: bool = False) -> Scores:
         if config["model"]["num_classes"] is None:
             config["model"]["num_classes"] = data.num_classes
         ckpt_path = resolve_checkpoint(config["ckpt_path"], output)
-        if distributed.rank() == 0:
-            output.mkdir(parents=True, exist_ok=True)
-            prepare_log(output / "metrics.csv", ckpt_path, config["ckpt_path"] == "last")
-            OmegaConf.save(OmegaConf.create(config), output / "config.yaml")
         module = LitSegmenter(config)
         if config["init_from"] is not None:
             init_from(module, config["init_from"])
@@ -76,37 +76,95 @@ def train(config: dict[str, Any], multirun: bool = False) -> Scores:
             if isinstance(callback, LastCheckpoint):
                 callback.stop = stop
         loggers = [build(part) for part in config["logger"].values() if part is not None]
+        resumed = [Resumed()] * (ckpt_path is not None)
         trainer: pl.Trainer = build(
-            trainer_config, callbacks=list(callbacks.values()), logger=loggers, plugins=[AtomicCheckpointIO()]
+            trainer_config, callbacks=[*callbacks.values(), *resumed], logger=loggers, plugins=[AtomicCheckpointIO()]
         )
+        step = None
+        if ckpt_path is not None:
+            checkpoint = read_checkpoint(ckpt_path, mmap=True)
+            check_resume(ckpt_path, checkpoint, config, module, training_data(data, trainer.world_size))
+            step = steps_of(checkpoint)
+        if distributed.rank() == 0:
+            begin(output, config, step)
         for logger in trainer.loggers:
             logger.log_hyperparams(config)
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         return finish(trainer, module, data, output)
 
 
+def begin(output: Path, config: dict[str, Any], step: int | None) -> None:
+    """Write what a run starts with.
+
+    Args:
+        output: folder of the run.
+        config: resolved.
+        step: the first that is logged, where the run goes on; None for a new one.
+
+    Raises:
+        ConfigError: the folder cannot be written to.
+    """
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / METRICS_FILE).unlink(missing_ok=True)  # of a run that was shorter: this one is not done yet
+        prepare_log(output / "metrics.csv", step, config["ckpt_path"] == "last")
+        with whole_file(output / "config.yaml") as file:
+            file.write(OmegaConf.to_yaml(OmegaConf.create(config)))
+    except OSError as error:
+        raise ConfigError(
+            f"output: {output} cannot be written to ({error.strerror or error}); make room or give another folder; its "
+            "checkpoints are as they were"
+        ) from error
+
+
 def finish(trainer: pl.Trainer, module: LitSegmenter, data: pl.LightningDataModule, output: Path) -> Scores:
-    """Evaluate the best checkpoint, the last one if there is none, and write numbers, results and curves."""
+    """Evaluate the best checkpoint, the weights of the last step if there is none; write numbers, results and curves.
+
+    Where a checkpoint could not be written, the scores are returned, and metrics.json, the mark of a run that is done,
+    is not written.
+    """
     evaluation = next(c for c in trainer.callbacks if isinstance(c, CocoEvaluation))
     # The checkpoints hold averaged weights; the callback would put the average of the last step in their place.
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]
-    paths = (output / "checkpoints" / name for name in ("best.ckpt", LAST))
-    if (path := next(filter(Path.is_file, paths), None)) is not None:  # none: they could not be written
-        module.load_state_dict(_state_dict(path))
+    path = trainer.strategy.broadcast(_to_score(output / "checkpoints", trainer.global_step))
+    step = trainer.global_step
+    if path is not None:  # else they could not be written
+        checkpoint = read_checkpoint(path, mmap=True)
+        step = checkpoint.get("global_step")
+        module.load_state_dict(checkpoint["state_dict"])
     trainer.validate(module, datamodule=data, verbose=False)
     scores = evaluation.scores
     if trainer.is_global_zero:
         with may_fail("loss and AP curves"):
             viz_curves.curves(output / "metrics.csv", output / "pictures")
+        if missing := trainer.strategy.checkpoint_io.lost:
+            reasons = ", ".join(f"{name} ({reason})" for name, reason in missing.items())
+            lose(CHECKPOINTS, f"{reasons}; the scores are of {path or 'the weights in memory'}, step {step}, and there "
+                              f"is no {METRICS_FILE}, for the run is not done")  # fmt: skip
+            return scores
         with may_fail(RESULTS, f"make room and run `python -m b2inst.evaluate ckpt={path}`"):
             save_results(output / "results.json", evaluation.records)
-            scores.to_json(output / "metrics.json")  # the last: a sweep takes it as the mark of a job that is done
+            scores.to_json(output / METRICS_FILE)  # the last: a sweep takes it as the mark of a job that is done
     return scores
+
+
+def _to_score(folder: Path, step: int) -> Path | None:
+    """The best checkpoint, or the newest if it is of this step; None where that is in memory alone."""
+    for path in (folder / "best.ckpt", folder / LAST):
+        if path.exists() and (reason := damage(path)) is not None:
+            log.warning("%s is damaged (%s) and is not scored", path, reason)
+        elif path.exists() and (path.name != LAST or read_checkpoint(path, mmap=True).get("global_step") == step):
+            return path
+    return None
 
 
 def init_from(module: LitSegmenter, path: str) -> None:
     """Start from another checkpoint of this package: every tensor of the same name and shape is taken over."""
-    state, own = _state_dict(Path(path)), module.state_dict()
+    try:
+        state, own = _state_dict(Path(path)), module.state_dict()
+    except Exception as error:  # whatever a damaged or foreign file leads to
+        reason = " ".join(str(error).split())[:300]
+        raise ConfigError(f"init_from={path}: no checkpoint of this package, or damaged ({reason})") from error
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     if not fitting:
         raise ConfigError(f"init_from={path}: none of its {len(state)} tensors fits this model")
@@ -116,7 +174,7 @@ def init_from(module: LitSegmenter, path: str) -> None:
 
 
 def _state_dict(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    return read_checkpoint(path)["state_dict"]
 
 
 def report(output: Path, scores: Scores) -> str:
@@ -174,6 +232,9 @@ def main(cfg: DictConfig) -> float | None:
     if scores is None or distributed.rank():
         return None
     print(report(Path(config["output"]), scores), flush=True)
+    if CHECKPOINTS in lost() and not multirun:
+        raise SystemExit(f"error: could not be written: {lost()[CHECKPOINTS]}; make room and run the same command with "
+                         "ckpt_path=last, which goes on from the newest checkpoint that is there")  # fmt: skip
     if RESULTS in lost() and not multirun:
         raise SystemExit(f"error: {RESULTS} could not be written: {lost()[RESULTS]}; the checkpoints are there")
     return scores.metrics.get(config["objective"])

@@ -59,6 +59,12 @@ def may_fail(kind: str, remedy: str = "") -> Iterator[None]:
             log.warning("%s cannot be written, and the run goes on without: %s%s", kind, error, more)
 
 
+def lose(kind: str, reason: str) -> None:
+    """Note and tell what could not be written, where a run goes to its end all the same."""
+    _lost[kind] = reason
+    log.error("%s could not be written: %s", kind, reason)
+
+
 def lost() -> dict[str, str]:
     """What could not be written in this run: kind of file and the first reason."""
     return dict(_lost)

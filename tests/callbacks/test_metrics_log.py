@@ -39,6 +39,14 @@ def test_lines_behind_the_checkpoint_and_torn_ones_go(tmp_path: Path) -> None:
     assert steps(path) == ["0"] and steps(tmp_path / "metrics.1.csv") == ["0", "1"]
 
 
+def test_half_a_step_is_no_step(tmp_path: Path) -> None:
+    """Of a line `0,0.2,12` a kill has left `0,0.2,1`."""
+    path = tmp_path / "metrics.csv"
+    path.write_text("epoch,loss,step\n0,1.5,10\n0,1.0,11\n0,0.2,1")
+    go_on(path, 20, keep=False)
+    assert steps(path) == ["10", "11"]
+
+
 @pytest.mark.parametrize("metric", ["loss", "new"], ids=["append", "rewrite"])
 def test_a_full_disk_loses_no_line(
     metric: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Checkpoint
 
 from b2inst.callbacks.loop_state import Position, at
 from b2inst.random_state import random_state, set_random_state
+from b2inst.resume_check import training_data
 from b2inst.stop import Stopped, StopRequest
 
 log = logging.getLogger(__name__)
@@ -46,9 +47,11 @@ class LastCheckpoint(Checkpoint):
         self._step = 0  # of the newest one
         self._validated = False
         self._random: dict[str, Any] | None = None
+        self._data: dict[str, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """From here on a signal waits for the end of the step."""
+        self._data = training_data(trainer.datamodule, trainer.world_size)  # type: ignore[attr-defined]
         if self.stop is not None:
             self.stop.listen()
             self.stop.waiting = True
@@ -115,8 +118,8 @@ class LastCheckpoint(Checkpoint):
         self.on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Step and random states."""
-        return {"step": self._step, "random": random_state()}
+        """Step and random states, and which images the batches have, to be compared."""
+        return {"step": self._step, "random": random_state(), "data": self._data}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over the step; the random states are set as late as they were taken."""

@@ -66,6 +66,12 @@ def steps_of(checkpoint: dict[str, Any]) -> int:
     return checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] + 1
 
 
+def done_in_epoch(checkpoint: dict[str, Any]) -> int:
+    """Batches of the epoch that a process has behind it, those that are left out when it goes on."""
+    loader = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]
+    return loader[0]["batches"] if loader else 0
+
+
 def _counters(done: int, completed: int) -> dict[str, int]:
     return {"ready": done, "started": done, "processed": done, "completed": completed}
 

@@ -125,9 +125,10 @@ def go_on(path: Path, step: int, keep: bool) -> None:
     if not path.is_file():
         return
     columns, rows = _columns(path), read(path)
+    if not path.read_bytes().endswith(b"\n"):  # a kill has cut the last line off, and half of its step is a step too
+        del rows[-1:]
     if keep:
         put_aside(path)
-    # a kill may have cut the last line off
     write(path, columns, (row for row in rows if (row.get("step") or "").isdigit() and int(row["step"]) < step))
 
 
