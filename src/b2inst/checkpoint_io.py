@@ -15,7 +15,7 @@ from pickle import UnpicklingError
 from typing import Any, BinaryIO
 
 import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 log = logging.getLogger(__name__)
 
