@@ -9,6 +9,8 @@ GPU_ARGS ?=
 STUDY_ARGS ?=
 # Inputs of each fuzz test of `make soak`:
 SOAK ?= 2000
+# Most tests start programs of their own, which take some 2 GB; two processes with a thread each suit two cores.
+TEST_PROCESSES ?= 2
 # More threads than cores make small convolutions slower, not faster.
 OMP_NUM_THREADS ?= 2
 
@@ -30,8 +32,8 @@ demo: $(STAMP) ## train on the built-in data, evaluate, draw; results in outputs
 	@rm -rf $(DEMO)
 	$(BIN)/python -m b2inst.train experiment=ablation_e recipe=demo output=$(DEMO) $(DEMO_ARGS)
 
-test: $(STAMP) ## run the tests (TEST_ARGS=...)
-	OMP_NUM_THREADS=$(OMP_NUM_THREADS) $(BIN)/python -m pytest -q $(TEST_ARGS)
+test: $(STAMP) ## run the tests (TEST_ARGS=..., TEST_PROCESSES=2)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(TEST_PROCESSES) --dist worksteal $(TEST_ARGS)
 
 soak: $(STAMP) ## kill runs and feed bad input, for long; figures go to docs/reliability.md (SOAK=2000 TEST_ARGS=...)
 	OMP_NUM_THREADS=$(OMP_NUM_THREADS) B2INST_SOAK=$(SOAK) $(BIN)/python -m pytest -q -s -m soak $(TEST_ARGS)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from b2inst import writing
 from b2inst.callbacks.metrics_log import MetricsLog
@@ -133,7 +134,7 @@ def test_a_training_goes_on_to_its_end(
     with fault(output), caplog.at_level(logging.WARNING, "b2inst"):
         (output / "checkpoints").symlink_to(elsewhere)
         if fault is full_disk:
-            fill(output)
+            fill(output, len(OmegaConf.to_yaml(OmegaConf.create(config))) + 200)  # config.yaml, which a run starts with
         scores = train(config)
         assert not any((output / name).is_file() for name in ("metrics.json", "results.json"))
     assert "mask/AP" in scores.metrics
@@ -144,9 +145,10 @@ def test_a_training_goes_on_to_its_end(
     assert set(kinds) >= {"metrics.csv", "pictures", "metrics.json or results.json"}
 
 
-def fill(folder: Path) -> None:
-    """Leave room for config.yaml, which a run starts with, and no more."""
-    (folder / "config.yaml").write_bytes(b" " * 12288)
+def fill(folder: Path, room: int) -> None:
+    """Leave room for so many bytes and no more."""
+    (folder / "room").write_bytes(bytes(room))
     with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
         while file.write(bytes(4096)):
             pass
+    (folder / "room").unlink()

@@ -106,7 +106,8 @@ def begin(output: Path, config: dict[str, Any], step: int | None) -> None:
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / METRICS_FILE).unlink(missing_ok=True)  # of a run that was shorter: this one is not done yet
+        if (output / METRICS_FILE).is_file():  # of a run that was shorter: this one is not done yet
+            (output / METRICS_FILE).unlink()
         prepare_log(output / "metrics.csv", step, config["ckpt_path"] == "last")
         with whole_file(output / "config.yaml") as file:
             file.write(OmegaConf.to_yaml(OmegaConf.create(config)))
