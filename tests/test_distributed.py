@@ -70,7 +70,8 @@ def alone(given: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def started(*command: str, cwd: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """A program that writes into `log`; what is left of it is killed."""
-    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1", **variables}
+    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    env |= {"MASTER_PORT": str(PORT), **variables}  # a port that is free when it is chosen may be taken when it is used
     with (cwd / "log").open("w") as log:
         process = subprocess.Popen([sys.executable, *command], cwd=cwd, env=env, stdout=log, stderr=log, text=True)
         try:
