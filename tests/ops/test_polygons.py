@@ -78,3 +78,9 @@ def test_tolerance_leaves_out_corners_and_moves_the_outline_no_further() -> None
     away = filled([coarse], disk.shape) ^ disk
     border = ndimage.binary_dilation(disk, iterations=2) & ~ndimage.binary_erosion(disk, iterations=2)
     assert away.any() and not (away & ~border).any()
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, float("nan")])
+def test_a_tolerance_that_is_none_is_refused(tolerance: float) -> None:
+    with pytest.raises(ValueError, match="give pixels of at least 0"):
+        mask_to_polygons(drawn("## ##"), tolerance)

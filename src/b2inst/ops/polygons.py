@@ -16,15 +16,21 @@ def mask_to_polygons(mask: NDArray[np.bool_], tolerance: float = 0.0) -> list[ND
     Args:
         mask: (H, W) bool.
         tolerance: corners may be left out as long as the outline moves by no more than this, in pixels; 0 keeps every
-            corner, and then the polygons fill back to the mask.
+            corner, and then the polygons fill back to the mask. Pieces smaller than that may be left without three
+            corners, and are left out.
 
     Returns:
         one (P, 2) polygon per piece, xy in pixels of the mask, pixel (0, 0) covers [0, 1); from top to bottom.
+
+    Raises:
+        ValueError: a tolerance below 0, or NaN.
 
     Example:
         >>> mask_to_polygons(np.array([[False, True, True]]))[0].tolist()
         [[1.0, 0.0], [3.0, 0.0], [3.0, 1.0], [1.0, 1.0]]
     """
+    if not tolerance >= 0:
+        raise ValueError(f"tolerance={tolerance}: give pixels of at least 0")
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return []
