@@ -35,11 +35,17 @@ def test_the_one_before_is_kept_where_it_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_links_are_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    tried = []
+
+    def refuse(*names: object) -> None:
+        tried.append(names)
         raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(os, "link", refuse)
-    test_the_one_before_is_kept_where_it_is_asked_for(tmp_path)
+    last, previous = tmp_path / "last.ckpt", tmp_path / "previous.ckpt"
+    for number in range(3):
+        written(last, number, previous)
+    assert (value(last), value(previous)) == (2, 1) and len(tried) == 2
 
 
 @pytest.mark.parametrize("place", ["open", "write", "fsync", "replace"])
