@@ -110,7 +110,7 @@ def test_two_processes_train_as_one(launcher: str, given: list[str], alone: Path
         where, output = [*SWEEP, f"hydra.sweep.dir={tmp_path}/sweep"], tmp_path / "sweep" / "0"
     with started(*LAUNCHERS[launcher], "-m", "b2inst.train", *where, *TOY, *given, *TWO, cwd=tmp_path) as process:
         status = process.wait(400)
-    text = (tmp_path / "log").read_text()
+    text = (tmp_path / "log").read_text() + "".join(path.read_text() for path in tmp_path.glob("sweep/*/error.txt"))
     assert status == 0, text[-5000:]
     found, wanted = losses(output), losses(alone)
     assert len(found) == len(wanted) == 3 and len(found[0]) > 20 and found[0] != found[2]

@@ -54,13 +54,13 @@ def started_from_outside() -> int:
 def join() -> None:
     """Make a process that others started ready to be joined with them.
 
-    Tasks of submitit's local executor get the variables that Lightning looks for. A process that Lightning or
-    torchrun started ends when its parent is gone: nobody else would end it.
+    Tasks of submitit's local executor get the variables that Lightning looks for; a MASTER_PORT that is given is used.
+    A process that Lightning or torchrun started ends when its parent is gone: nobody else would end it.
     """
     if int(os.environ.get(SUBMITIT_TASKS, 1)) > 1 and "LOCAL_RANK" not in os.environ:
         from submitit.helpers import TorchDistributedEnvironment
 
-        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)  # keeps a MASTER_PORT
     if "LOCAL_RANK" in os.environ:
         threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True, name="parent-watch").start()
 
