@@ -1,10 +1,12 @@
 # Set on the command line, for instance `make demo DEMO_ARGS="seed=1"`:
 PYTHON ?= python3
-# Added to `pip install`, `python -m b2inst.train`, `pytest`, `benchmarks/run.py`, `scripts/gpu_check.py`, `scripts/study.py`:
+# Added to `pip install`, `python -m b2inst.train`, `pytest`, `benchmarks/run.py`, `scripts/plant_faults.py`,
+# `scripts/gpu_check.py`, `scripts/study.py`:
 PIP_ARGS ?=
 DEMO_ARGS ?=
 TEST_ARGS ?=
 BENCH_ARGS ?=
+FAULTS_ARGS ?=
 GPU_ARGS ?=
 STUDY_ARGS ?=
 # Inputs of each fuzz test of `make soak`:
@@ -21,7 +23,7 @@ DEMO := outputs/demo
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test soak gpu-check study bench lint format wheel clean
+.PHONY: help setup demo test soak faults gpu-check study bench lint format wheel clean
 
 help: ## show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -37,6 +39,9 @@ test: $(STAMP) ## run the tests (TEST_ARGS=..., TEST_PROCESSES=2)
 
 soak: $(STAMP) ## kill runs and feed bad input, for long; figures go to docs/reliability.md (SOAK=2000 TEST_ARGS=...)
 	OMP_NUM_THREADS=$(OMP_NUM_THREADS) B2INST_SOAK=$(SOAK) $(BIN)/python -m pytest -q -s -m soak $(TEST_ARGS)
+
+faults: $(STAMP) ## plant faults and see tests fail; the table goes to docs/reliability.md (FAULTS_ARGS="--only sweep")
+	@$(BIN)/python scripts/plant_faults.py $(FAULTS_ARGS)
 
 gpu-check: $(STAMP) ## test and time on a CUDA device; figures go to docs/performance.md (GPU_ARGS="rounds=5")
 	@$(BIN)/python scripts/gpu_check.py $(GPU_ARGS)

@@ -1,0 +1,193 @@
+"""Plant faults in a copy of the code, one at a time, and see that the tests of what they break fail: `make faults`.
+
+    python scripts/plant_faults.py [--only TEXT ...] [--dry-run]
+
+`tests/planted_faults.yaml` says which. The table of what was seen goes into docs/reliability.md, unless only a part was
+asked for. The exit code is 1 if a fault was not seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from blocks import replace_block
+
+ROOT = Path(__file__).resolve().parents[1]
+FAULTS = ROOT / "tests" / "planted_faults.yaml"
+PAGE = ROOT / "docs" / "reliability.md"
+BEGIN, END = "<!-- faults: begin, written by make faults -->", "<!-- faults: end -->"
+COPIED = ("src", "conf", "scripts", "tests", "notebooks", "benchmarks", "docs", "setup.cfg", "pyproject.toml",
+          "README.md", "Makefile")  # fmt: skip
+FAILED = 1  # pytest: tests ran, and some failed; 2 to 5 say that they could not run
+LIMIT = 900  # seconds for the tests of a fault
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault and the tests that have to see it.
+
+    Attributes:
+        promise: what it breaks.
+        file: where, relative to the repository.
+        find: text that is there once.
+        replace: what takes its place.
+        tests: files or node ids.
+    """
+
+    promise: str
+    file: str
+    find: str
+    replace: str
+    tests: tuple[str, ...]
+
+    def planted(self, text: str) -> str:
+        """The content of the file with the fault.
+
+        Raises:
+            ValueError: the place is not there once, or what comes out is no Python.
+        """
+        count = text.count(self.find)
+        if count != 1:
+            raise ValueError(f"{self.promise}: {self.file} has {self.find!r} {count} times; bring the fault up to date")
+        text = text.replace(self.find, self.replace)
+        if self.file.endswith(".py"):
+            try:
+                compile(text, self.file, "exec")
+            except SyntaxError as error:
+                raise ValueError(f"{self.promise}: {self.file} is no Python with this fault ({error})") from error
+        return text
+
+
+def load(path: Path) -> list[Fault]:
+    """Read the list.
+
+    Raises:
+        ValueError: an entry has other keys.
+    """
+    faults = []
+    for number, entry in enumerate(yaml.safe_load(path.read_text())):
+        if set(entry) != set(Fault.__dataclass_fields__):
+            wanted = ", ".join(Fault.__dataclass_fields__)
+            raise ValueError(f"{path}: entry {number} has the keys {', '.join(entry)}, it has to have {wanted}")
+        faults.append(Fault(**{**entry, "tests": tuple(entry["tests"])}))
+    return faults
+
+
+def seen(fault: Fault, copy: Path) -> bool:
+    """Plant a fault in a copy, run its tests, and take it out.
+
+    Raises:
+        RuntimeError: the tests could not run.
+    """
+    path = copy / fault.file
+    sound = path.read_text()
+    path.write_text(fault.planted(sound))
+    try:
+        result = _pytest(copy, fault.tests)
+    except subprocess.TimeoutExpired:
+        return True  # it hangs
+    finally:
+        path.write_text(sound)
+    if result.returncode not in (0, FAILED):
+        raise RuntimeError(f"{fault.promise}: pytest ended with {result.returncode}\n{result.stdout[-2000:]}")
+    return result.returncode == FAILED
+
+
+def control(faults: Sequence[Fault], copy: Path) -> None:
+    """See that the tests pass while nothing is planted; else their failing would say nothing.
+
+    Raises:
+        RuntimeError: they do not.
+    """
+    tests = dict.fromkeys(test for fault in faults for test in fault.tests)
+    whole = {test for test in tests if "::" not in test}
+    result = _pytest(copy, [test for test in tests if test in whole or test.partition("::")[0] not in whole], None)
+    if result.returncode != 0:
+        raise RuntimeError(f"without a fault pytest ends with {result.returncode}\n{result.stdout[-3000:]}")
+    print(f"without a fault: {result.stdout.strip().splitlines()[-1]}", flush=True)
+
+
+def _pytest(copy: Path, tests: Sequence[str], limit: float | None = LIMIT) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHONPATH": str(copy / "src"), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"--basetemp={copy / 'tmp'}"]
+    return subprocess.run(
+        [*command, *tests], cwd=copy, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        timeout=limit, check=False,
+    )  # fmt: skip
+
+
+def copied(root: Path, folder: Path) -> Path:
+    """The files that tests need, in a folder that may be changed."""
+    for name in COPIED:
+        if (root / name).is_dir():
+            shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif (root / name).is_file():
+            shutil.copy2(root / name, folder / name)
+    return folder
+
+
+def rows(faults: Sequence[Fault], copy: Path) -> Iterator[tuple[Fault, bool]]:
+    """Try all faults; a line for each on the terminal."""
+    for number, fault in enumerate(faults, 1):
+        start = time.monotonic()
+        was_seen = seen(fault, copy)
+        word = "seen" if was_seen else "NOT SEEN"
+        print(f"[{number}/{len(faults)}] {word:8s} {time.monotonic() - start:5.0f} s  {fault.promise}", flush=True)
+        yield fault, was_seen
+
+
+def table(results: Sequence[tuple[Fault, bool]]) -> str:
+    """As Markdown."""
+    lines = ["| promise | without | the tests fail |", "|---|---|---|"]
+    for fault, was_seen in results:
+        tests = ", ".join(f"`{test.removeprefix('tests/')}`" for test in fault.tests)
+        what = " ".join(fault.find.split()).replace("|", "\\|")
+        place, verdict = Path(fault.file).name, "" if was_seen else "NOT "
+        lines.append(f"| {fault.promise} | `{what}` in `{place}` | {verdict}{tests} |")
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
+    """Command line entry; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=Path, default=FAULTS, help="the list (default: %(default)s)")
+    parser.add_argument("--only", nargs="+", metavar="TEXT", help="faults with one of these in promise or file")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="see whether every fault can be planted, and run nothing"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        faults = load(options.faults)
+        for fault in faults:
+            fault.planted((root / fault.file).read_text())
+        chosen = [f for f in faults if not options.only or any(t in f.promise + f.file for t in options.only)]
+        print(f"{len(chosen)} faults can be planted", flush=True)
+        if options.dry_run:
+            return 0
+        with tempfile.TemporaryDirectory() as folder:
+            copy = copied(root, Path(folder))
+            control(chosen, copy)
+            results = list(rows(chosen, copy))
+    except (OSError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if len(chosen) == len(faults):
+        page = root / PAGE.relative_to(ROOT)
+        page.write_text(replace_block(page.read_text(), BEGIN, END, table(results)))
+    missed = [fault.promise for fault, was_seen in results if not was_seen]
+    print("\n".join([f"{len(missed)} of {len(results)} faults were not seen", *missed]), flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
