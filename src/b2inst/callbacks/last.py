@@ -143,7 +143,8 @@ class LastCheckpoint(Checkpoint):
         for logger in trainer.loggers:
             logger.save()
         try:
-            trainer.save_checkpoint(self.folder / LAST, storage_options={"previous": self.folder / PREVIOUS})
+            storage = {"previous": self.folder / PREVIOUS}
+            trainer.save_checkpoint(self.folder / LAST, weights_only=False, storage_options=storage)
         finally:
             self._position = None
 
