@@ -228,7 +228,8 @@ def test_killed_many_times(ckpt: Path, photos: Path, whole: Path, tmp_path: Path
     output = tmp_path / "out"
     for number in range(kills):
         kill_after(1, ckpt, photos, output, ranks=1 + number % 3, wait=0.3 * (number % 4))
-    predict(ckpt, photos, output)
+    if not (output / "results.json").exists() or Shards(output).exist:  # else the last ones were done in time
+        predict(ckpt, photos, output)
     assert equal(output, whole)
 
 
