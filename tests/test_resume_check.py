@@ -110,6 +110,8 @@ def test_steps_of_more_batches_must_fit_those_that_are_done(
     config = {**same[0], "trainer": {**same[0]["trainer"], "accumulate_grad_batches": 2}}
     told = refusal(checkpoint, config, same[1])
     assert "trainer.accumulate_grad_batches" in told
+    before_validation = at(Position(1, 3, 7, 4, last=True, validation=True), {"state_dict": {}})
+    check_resume("last.ckpt", {**checkpoint, "loops": {"fit_loop": before_validation}}, config, same[1], DATA)
 
 
 @pytest.mark.parametrize("key", ["hyper_parameters", "optimizer_states", "loops", "state_dict", "lr_schedulers"])

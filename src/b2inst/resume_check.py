@@ -54,6 +54,7 @@ def check_resume(
         trained = sum(len(group["params"]) for group in checkpoint["optimizer_states"][0]["param_groups"])
         before = checkpoint["callbacks"].get("LastCheckpoint", {}).get("data", data)
         done = done_in_epoch(checkpoint)
+        epoch_is_over = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"]
         _ = steps_of(checkpoint), checkpoint["lr_schedulers"]
     except (KeyError, IndexError, TypeError, AttributeError) as error:
         raise ConfigError(f"ckpt_path={name}: no checkpoint of a training of this package, it lacks {error}; "
@@ -79,7 +80,7 @@ def check_resume(
                           f"{restart}")  # fmt: skip
     changed = [f"{key} {before.get(key)} -> {data[key]}" for key in data if before.get(key) != data[key]]
     step = config["trainer"]["accumulate_grad_batches"]
-    if done % step:
+    if done % step and not epoch_is_over:  # the last step of an epoch may have fewer batches
         changed.append(f"trainer.accumulate_grad_batches -> {step}, which does not divide {done}")
     if done and changed:
         raise ConfigError(f"ckpt_path={name}: {done} batches of its epoch are done, and the rest would be of other "
