@@ -2,8 +2,8 @@
 
     python scripts/ablation_table.py [--runs outputs/study]
 
-All numbers come from the folders of the runs, those of others from scripts/published.yaml. What stands between the
-markers is replaced.
+All numbers come from the folders of the runs, where these are gone from docs/study.jsonl, which is brought up to date;
+those of others from scripts/published.yaml. What stands between the markers is replaced.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ablation import records
 from ablation.figures import draw_crops, draw_curves
 from ablation.results import Study, load_study
 from ablation.tables import cost_table, main_table, published_table, reasons_table, short_table, target_line
@@ -21,9 +22,11 @@ from omegaconf import OmegaConf
 from b2inst.config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
+RECORDS = Path("docs") / "study.jsonl"
 BEGIN, END = "<!-- study: begin, written by scripts/ablation_table.py -->", "<!-- study: end -->"
 GROUPS = {"basis": "The boundary basis", "scoring": "Scores", "losses": "Losses"}
-README_SETS = ("dsb2018", "shapes")  # the first that has runs is shown there
+README_SETS = ("shapes", "dsb2018")
+PICTURED = ("shapes",)  # images of the other sets may not be passed on with this repository
 README_GROUPS = ("basis", "scoring")
 
 
@@ -53,11 +56,11 @@ def _pictures(study: Study, dataset: str, root: Path) -> list[str]:
         lines.append(f"![Mask and boundary AP of the arms over the steps](images/study_{dataset}_curves.png)")
     else:
         lines.append("Curves: missing.")
-    seed = draw_crops(study, dataset, (first, second), images / f"study_{dataset}_crops.png")
-    if seed is None:
-        lines.append(f"Crops under `{first}` and `{second}`: missing.")
-    else:
-        lines.append(f"![The same crops under {first} and {second}, seed {seed}](images/study_{dataset}_crops.png)")
+    if dataset in PICTURED:
+        path = images / f"study_{dataset}_crops.png"
+        draw_crops(study, dataset, (first, second), path)
+        shown = f"![The same crops under {first} and {second}](images/{path.name})"  # of now, or of an earlier call
+        lines.append(shown if path.is_file() else f"Crops under `{first}` and `{second}`: missing.")
     return lines
 
 
@@ -69,15 +72,17 @@ def page(study: Study, root: Path) -> str:
 
 
 def readme_block(study: Study, root: Path) -> str:
-    """The one table and the one picture that matter."""
-    dataset = next((name for name in README_SETS if name in study.datasets and study.budget(name)), None)
-    if dataset is None:
-        return "The study has no run that has ended."
+    """What matters: a short table for each set, of the arms that have runs, and one picture."""
     first, second = study.references[:2]
-    lines = [f"On {dataset}, {study.budget(dataset)} (percent, mean ± deviation over seeds; in brackets the 95 % "
-             "interval of the difference, seed by seed):", short_table(study, dataset, README_GROUPS)]  # fmt: skip
-    picture = Path("docs/images") / f"study_{dataset}_crops.png"
-    shown = f"![The same crops under {first} and {second}]({picture})"
+    lines = []
+    for dataset in (name for name in README_SETS if name in study.datasets and study.budget(name)):
+        lines += [f"On {dataset}, {study.budget(dataset)} (percent, mean ± deviation over seeds; in brackets the 95 % "
+                  "interval of the difference, seed by seed):",
+                  short_table(study, dataset, README_GROUPS)]  # fmt: skip
+    if not lines:
+        return "The study has no run that has ended."
+    picture = Path("docs/images") / f"study_{PICTURED[0]}_crops.png"
+    shown = f"![The same crops of {PICTURED[0]} under {first} and {second}]({picture})"
     return "\n\n".join([*lines, shown if (root / picture).is_file() else "The picture is missing."])
 
 
@@ -88,7 +93,9 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     options = parser.parse_args(arguments)
     pages = {root / "docs" / "results.md": None, root / "README.md": None}
     try:
+        records.unpack(root / RECORDS, options.runs)
         study = load_study(options.runs)
+        records.pack(options.runs, root / RECORDS)
         contents = dict(zip(pages, (page(study, root), readme_block(study, root)), strict=True))
         texts = {path: replace_block(path.read_text(), BEGIN, END, content) for path, content in contents.items()}
     except (ConfigError, ValueError) as error:

@@ -4,7 +4,7 @@
 
 The plan, `scripts/study.yaml`, says which. It may be interrupted at any time, in any way, and started again: a run
 that has `metrics.json` is left out, any other goes on from its last checkpoint. One that fails is told at the end and
-tried again next time.
+tried again next time. What has ended is kept in a file of the repository, from which it is put back on another machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO
 
-from ablation import runs
+from ablation import records, runs
 from ablation.plan import Plan, Run, load_plan
 
 from b2inst.config import ConfigError
@@ -105,6 +105,7 @@ def work(todo: list[Run], plan: Plan, hours: float | None) -> list[str]:
             if number <= len(todo):
                 put_off.append(run)
                 continue
+        records.pack(plan.output, plan.records)
         if problem:
             print(f"  {problem}", flush=True)
             wrong.append(f"{run.name}: {problem}")
@@ -157,6 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         plan = load_plan(options.plan, options.output)
         selected = plan.select(options.only, options.seeds)
+        records.unpack(plan.records, plan.output)
         for run in selected:
             runs.settled(run)
         todo = runnable(selected)

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from b2inst.config import ConfigError
 
 KEYS = {
-    "plan": {"output", "seeds", "common", "inspect", "references", "datasets", "arms"},
+    "plan": {"output", "records", "seeds", "common", "inspect", "references", "datasets", "arms"},
     "dataset": {"stage", "overrides", "steps", "seconds_per_step", "overhead", "size", "crop", "needs", "arms"},
     "arm": {"group", "label", "overrides", "cost"},
     "inspect": {"images", "crops"},
@@ -106,12 +106,14 @@ class Plan:
 
     Attributes:
         output: folder of all runs.
+        records: file that keeps what has ended.
         references: names of the arms that differences refer to; the first one for all.
         images, crops: how many validation images are inspected, and how many crops are drawn.
         runs: in order.
     """
 
     output: Path
+    records: Path
     references: tuple[str, ...]
     images: int
     crops: int
@@ -174,7 +176,8 @@ def load_plan(path: Path, output: Path | None = None) -> Plan:
     # The sort is stable: within a stage and a seed the sets come in turn, each with its arms as the plan lists them.
     runs.sort(key=lambda run: (run.dataset.stage, content["seeds"].index(run.seed)))
     inspect = content["inspect"]
-    return Plan(output, tuple(content["references"]), inspect["images"], inspect["crops"], tuple(runs))
+    records, references = Path(content["records"]), tuple(content["references"])
+    return Plan(output, records, references, inspect["images"], inspect["crops"], tuple(runs))
 
 
 def _arm(name: str, part: Mapping[str, Any], path: Path) -> Arm:

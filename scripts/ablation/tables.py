@@ -38,11 +38,11 @@ def main_table(study: Study, dataset: str, group: str | None = None, kind: str =
 
 
 def short_table(study: Study, dataset: str, groups: Sequence[str]) -> str:
-    """Mask and boundary AP of some groups of arms, with the differences to the first reference alone."""
+    """Mask and boundary AP of the arms of some groups that have runs, and the differences to the first reference."""
     arms, reference = study.arms(dataset), study.references[0]
     rows = []
     for name, results in arms.items():
-        if results[0].group in groups:
+        if results[0].group in groups and any(result.metrics for result in results):
             cells = [f"`{name}`", results[0].label, runs_cell(results)]
             for metric in ("mask/AP", "boundary/AP"):
                 ours, its = values_by_seed(results, metric), values_by_seed(arms.get(reference, []), metric)

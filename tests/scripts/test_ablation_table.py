@@ -74,7 +74,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(ablation_table, "PICTURED", ("near",))
     (tmp_path / "docs").mkdir()
     for name in ("README.md", "docs/results.md"):
         (tmp_path / name).write_text(f"# head\n{ablation_table.BEGIN}\nold\n{ablation_table.END}\ntail\n")
@@ -151,6 +152,10 @@ def test_the_readme_has_the_one_table_and_the_one_picture(
     assert row(text, "e")[3:] == ["50.0", "+10.0 (n=1)", "40.0", "+10.0 (n=1)"] and "`l`" not in text
     assert row(text, "a")[3:6] == ["40.0", "", "30.0"]
     assert "seed by seed" in text and "(docs/images/study_near_crops.png)" in text
+    monkeypatch.setattr(ablation_table, "PICTURED", ("far",))
+    (root / "docs" / "images" / "study_near_crops.png").unlink()
+    ablation_table.main([f"--runs={folder}"], root)
+    assert not list((root / "docs").rglob("*crops*")), "images of a set that may not be passed on"
 
 
 def test_what_cannot_be_compared_is_refused(folder: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,6 +169,7 @@ def test_what_cannot_be_compared_is_refused(folder: Path, root: Path, capsys: py
     viz.save(torch.zeros(3, 64, 64, dtype=torch.uint8), run / "crops" / "00_image.png")
     assert ablation_table.main([f"--runs={folder}"], root) == 1
     assert "not of the same place" in capsys.readouterr().err
+    (root / "docs" / "study.jsonl").unlink()
     assert ablation_table.main([f"--runs={root}"], root) == 1
     assert "`make study` writes it" in capsys.readouterr().err
 
@@ -213,7 +219,8 @@ def test_from_training_to_page(tmp_path: Path, root: Path, monkeypatch: pytest.M
     monkeypatch.setattr(runs, "execute", execute)
     small = [*TOY, f"data.root={tmp_path / 'set'}", "schedule.steps=2", "model.fpn.channels=64"]
     plan = {
-        "output": str(tmp_path / "study"), "seeds": [0], "references": ["a", "e"], "common": small,
+        "output": str(tmp_path / "study"), "records": str(root / "docs" / "study.jsonl"), "seeds": [0],
+        "references": ["a", "e"], "common": small,
         "inspect": {"images": 4, "crops": 2},
         "datasets": {"near": {
             "stage": 1, "overrides": ["recipe=demo"], "steps": 2, "seconds_per_step": 1, "overhead": 1,
@@ -236,6 +243,9 @@ def test_from_training_to_page(tmp_path: Path, root: Path, monkeypatch: pytest.M
     shares = json.loads((folders["e"] / "inspection.json").read_text())["attention"]["overall"]
     assert len(shares) == 5 and sum(shares) == pytest.approx(1)
     assert f"| {100 * shares[-1]:.1f}% |" in text and (root / "docs" / "images" / "study_near_crops.png").is_file()
+    assert str(tmp_path) not in (root / "docs" / "study.jsonl").read_text().replace(str(tmp_path / "set"), "")
+    assert ablation_table.main([f"--runs={tmp_path / 'elsewhere'}"], root) == 0
+    assert (root / "docs" / "results.md").read_text() == text, "the page from the records alone is another one"
 
 
 def _logs(folder: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 import study
 from ablation import plan as plans
-from ablation import runs
+from ablation import records, results, runs
 from hydra import compose, initialize_config_dir
 
 from b2inst.config import ConfigError, plain
@@ -26,6 +27,7 @@ HERE = Path(__file__).parent
 FAKE = HERE / "fake_study.py"
 PLAN = """
 output: unused
+records: RECORDS
 seeds: [0, 1]
 references: [a, e]
 common: []
@@ -45,7 +47,7 @@ arms:
 DRIVER = """
 import sys
 sys.path[:0] = [{scripts!r}, {here!r}, {src!r}]
-from ablation import runs
+from ablation import records, results, runs
 real = runs.execute
 def execute(arguments, *rest):
     what = ["train", *arguments[2:]] if arguments[0] == "-m" else ["inspect", arguments[1]]
@@ -59,7 +61,7 @@ sys.exit(study.main(sys.argv[1:]))
 @pytest.fixture
 def plan(tmp_path: Path) -> Path:
     path = tmp_path / "plan.yaml"
-    path.write_text(PLAN)
+    path.write_text(PLAN.replace("RECORDS", str(tmp_path / "records.jsonl")))
     return path
 
 
@@ -137,6 +139,45 @@ def test_a_killed_study_takes_its_training_along_and_goes_on(plan: Path, signum:
     code, out, err = finished(start(plan, "--only", "near/a"))
     assert code == 0 and begun(out) == ["near/a/seed0", "near/a/seed1"]
     assert len(json.loads((folder / runs.RECORD).read_text())["attempts"]) == 2
+
+
+def test_what_has_ended_is_put_back_on_another_machine(plan: Path) -> None:
+    behave(plan, far_a_seed1=["fail"])
+    assert finished(start(plan))[0] == 1
+    kept = plan.parent / "records.jsonl"
+    names = [json.loads(line).get("run") for line in kept.read_text().splitlines()]
+    assert names == [None, "far/a/seed0", "near/a/seed0", "near/a/seed1", "near/e/seed0", "near/e/seed1"]
+    shutil.rmtree(plan.parent / "out")
+    code, out, err = finished(start(plan))
+    assert code == 0 and begun(out) == ["far/a/seed1"], err
+    assert len(kept.read_text().splitlines()) == 7
+    lines = kept.read_text().splitlines()
+    kept.write_text("\n".join([*lines[:3], lines[3][:-9], *lines[4:]]))
+    code, _, err = finished(start(plan))
+    assert code == 1 and f"error: {kept}: line 4 is damaged" in err
+
+
+def test_records_hold_no_path_of_a_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "out" / "near" / "a" / "seed0"
+    for file in (runs.METRICS, runs.INSPECTION, records.COST):
+        write_json({"mask/AP": 1 / 3}, folder / file)
+    write_json({"overrides": ["data.root=/disk/one/near"], "attempts": []}, folder / runs.RECORD)
+    budget = "schedule: {steps: 20}\ndata: {batch_size: 8, root: /disk/one/near}\ntrainer: {}\nlogger: {csv: {a: 1}}"
+    (folder / "config.yaml").write_text(f"name: study\n{budget}\n")
+    (folder / "metrics.csv").write_text("step,train/loss,mask/AP\n9,1.0,\n9,,0.25\n19,,0.5\n")
+    monkeypatch.setenv("B2INST_DATA", "/disk/one")
+    assert records.pack(tmp_path / "out", tmp_path / "kept.jsonl") == 1
+    assert "/disk/" not in (tmp_path / "kept.jsonl").read_text()
+    monkeypatch.setenv("B2INST_DATA", "/disk/two")
+    assert records.unpack(tmp_path / "kept.jsonl", tmp_path / "again") == 1
+    again = tmp_path / "again" / "near" / "a" / "seed0"
+    assert runs.read_json(again / runs.RECORD)["overrides"] == ["data.root=/disk/two/near"]
+    assert runs.read_json(again / runs.METRICS) == {"mask/AP": 0.333333} and runs.state(again) == "done"
+    assert results.curve(again, "mask/AP") == {9: 25.0, 19: 50.0} and results.curve(again, "box/AP") == {}
+    assert records.unpack(tmp_path / "kept.jsonl", tmp_path / "again") == 0
+    before = (tmp_path / "kept.jsonl").read_text()
+    assert records.pack(tmp_path / "again", tmp_path / "kept.jsonl") == 1
+    assert (tmp_path / "kept.jsonl").read_text().replace("two", "one") == before, "it changes without a reason"
 
 
 def test_two_studies_do_not_train_in_one_folder(plan: Path) -> None:
