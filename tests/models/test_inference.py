@@ -94,6 +94,7 @@ def test_half_precision_is_close_and_an_unknown_one_refused() -> None:
     with switches.autocast(torch.device("cpu")):
         outputs, _ = found_by(switches.prepare(model))
     assert outputs.bases.dtype == torch.bfloat16
-    torch.testing.assert_close(outputs.bases.float(), found_by(model)[0].bases, rtol=0.1, atol=0.1)
+    half, whole = outputs.bases.float(), found_by(model)[0].bases  # 8 bits; single values depend on the processor
+    assert 0 < (half - whole).abs().mean() < 0.05 * whole.abs().mean()
     with pytest.raises(ValueError, match="precision=16: give one of 32, bf16"):
         Switches(precision="16")
