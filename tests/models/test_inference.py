@@ -90,11 +90,14 @@ def test_switched_off_nothing_changes() -> None:
 
 
 def test_half_precision_is_close_and_an_unknown_one_refused() -> None:
+    torch.manual_seed(0)
     model, switches = trained(), Switches(precision="bf16")
     with switches.autocast(torch.device("cpu")):
         outputs, _ = found_by(switches.prepare(model))
     assert outputs.bases.dtype == torch.bfloat16
-    half, whole = outputs.bases.float(), found_by(model)[0].bases  # 8 bits; single values depend on the processor
-    assert 0 < (half - whole).abs().mean() < 0.05 * whole.abs().mean()
+    half, whole = outputs.bases.float(), found_by(model)[0].bases
+    # 8 bits: the small values are differences of large ones, so that their error is a share of the largest value.
+    torch.testing.assert_close(half, whole, rtol=0.1, atol=0.03 * float(whole.abs().max()))
+    assert 0 < (half - whole).abs().mean() < 0.02 * whole.abs().mean()
     with pytest.raises(ValueError, match="precision=16: give one of 32, bf16"):
         Switches(precision="16")
