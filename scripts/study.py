@@ -105,7 +105,7 @@ def work(todo: list[Run], plan: Plan, hours: float | None) -> list[str]:
             if number <= len(todo):
                 put_off.append(run)
                 continue
-        records.pack(plan.output, plan.records)
+        records.pack(plan.output, plan.records, [run.folder])
         if problem:
             print(f"  {problem}", flush=True)
             wrong.append(f"{run.name}: {problem}")

@@ -11,7 +11,7 @@ import fcntl
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,13 @@ CURVES = ("box/AP", "mask/AP", "boundary/AP")
 VARIABLES = ("B2INST_DATA", "B2INST_WEIGHTS")  # their values are paths of a machine, which mean nothing on the next
 
 
-def pack(output: Path, path: Path) -> int:
-    """Take all runs that have ended into the file; those that are in it and have no folder here stay.
+def pack(output: Path, path: Path, folders: Sequence[Path] | None = None) -> int:
+    """Take runs that have ended into the file; the others that are in it stay.
 
     Args:
         output: folder of the study.
         path: of the file.
+        folders: of these runs; None for all that are there.
 
     Returns:
         How many runs the file has.
@@ -43,7 +44,9 @@ def pack(output: Path, path: Path) -> int:
     with _locked(output):
         plan, records = _read(path)
         plan = read_json(output / PLAN) or plan
-        for folder in sorted(file.parent for file in output.glob(f"*/*/seed*/{RECORD}")):
+        if folders is None:
+            folders = sorted(file.parent for file in output.glob(f"*/*/seed*/{RECORD}"))
+        for folder in folders:
             if state(folder) == "done" and (folder / CONFIG).is_file():
                 records["/".join(folder.parts[-3:])] = _record(folder)
         with whole_file(path) as file:
