@@ -15,7 +15,15 @@ from pathlib import Path
 from ablation import records
 from ablation.figures import draw_crops, draw_curves
 from ablation.results import Study, load_study
-from ablation.tables import cost_table, main_table, published_table, reasons_table, short_table, target_line
+from ablation.tables import (
+    cost_table,
+    main_table,
+    product_table,
+    published_table,
+    reasons_table,
+    short_table,
+    target_line,
+)
 from blocks import replace_block
 from omegaconf import OmegaConf
 
@@ -25,6 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORDS = Path("docs") / "study.jsonl"
 BEGIN, END = "<!-- study: begin, written by scripts/ablation_table.py -->", "<!-- study: end -->"
 GROUPS = {"basis": "The boundary basis", "scoring": "Scores", "losses": "Losses"}
+PRODUCTS = {"family": "Systems"}
 README_SETS = ("shapes", "dsb2018")
 PICTURED = ("shapes",)  # images of the other sets may not be passed on with this repository
 README_GROUPS = ("basis", "scoring")
@@ -42,6 +51,9 @@ def section(study: Study, dataset: str, root: Path) -> str:
         if any(results[0].group == group for results in arms):
             tables = [main_table(study, dataset, group, kind) for kind in ("mask", "boundary", "box")]
             parts += [f"### {title}", *tables]
+    for product in study.products:
+        if table := product_table(study, dataset, product):
+            parts += [f"### {PRODUCTS[product['name']]}", table]
     parts += ["### Cost", cost_table(study, dataset), "### Inside of the models"]
     parts += [line for line in (target_line(study, dataset),) if line]
     return "\n\n".join([*parts, reasons_table(study, dataset)])

@@ -53,10 +53,33 @@ def short_table(study: Study, dataset: str, groups: Sequence[str]) -> str:
     return markdown(head, rows)
 
 
+def product_table(study: Study, dataset: str, product: Mapping[str, Any]) -> str | None:
+    """Mask and boundary AP, parameters and operations of every row with every column; None before a run has ended."""
+    arms, cells = study.arms(dataset), {(row, column): arm for row, column, arm in product["cells"]}
+    if not any(r.metrics and r.group == product["name"] for results in arms.values() for r in results):
+        return None
+    rows = []
+    for row, label in product["rows"].items():
+        for column, variant in product["columns"].items():
+            results = arms.get(cells.get((row, column), ""))
+            if results is None:
+                continue
+            cost = next((r.cost for r in results if r.cost), {})
+            rows.append([
+                label, variant, runs_cell(results),
+                *(spread(list(values_by_seed(results, f"{kind}/AP").values())) for kind in ("mask", "boundary", "box")),
+                _number(cost.get("parameters"), 1e6, "M"), _number(cost.get("flops"), 1e9, ""),
+            ])  # fmt: skip
+    head = ["system", "with", "runs", "mask AP", "boundary AP", "box AP", "parameters", "GFLOP"]
+    return markdown(head, rows)
+
+
 def cost_table(study: Study, dataset: str) -> str:
     """Wall time, parameters and operations of each arm, and the group of its runs in W&B."""
     rows = []
     for name, results in study.arms(dataset).items():
+        if results[0].group in groups_of_products(study):
+            continue
         times = [r.seconds / 60 for r in results if r.metrics]
         cost = next((r.cost for r in results if r.cost), {})
         rows.append([
@@ -75,6 +98,8 @@ def reasons_table(study: Study, dataset: str) -> str:
             "Dice of the basis", "mask IoU", "below 0.5", "boundary quality", "below 0.5"]  # fmt: skip
     rows = []
     for name, results in study.arms(dataset).items():
+        if results[0].group in groups_of_products(study):
+            continue
         seen = [r.inspection for r in results if r.inspection]
         own = [i for i in seen if i["boundary_basis"]]
         cells = [spread([100 * i[kind][where][-1] for i in own if i[kind]], "%") if own or not seen else "-"
@@ -107,6 +132,11 @@ def published_table(entries: Sequence[Mapping[str, Any]]) -> str:
 
     head = ["model", "backbone", "schedule", "split", "box AP", "mask AP", "source"]
     return markdown(head, [[cell(entry[key]) for key in (*head[:4], "box", "mask", "source")] for entry in entries])
+
+
+def groups_of_products(study: Study) -> set[str]:
+    """Groups of arms that have a table of their own."""
+    return {product["name"] for product in study.products}
 
 
 def below(histogram: Mapping[str, Any], limit: float) -> float:

@@ -158,6 +158,34 @@ def test_the_readme_has_the_one_table_and_the_one_picture(
     assert not list((root / "docs").rglob("*crops*")), "images of a set that may not be passed on"
 
 
+def test_a_product_has_a_table_of_its_own(folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation_table, "PRODUCTS", {"systems": "The systems"})
+    plan = json.loads((folder / "plan.json").read_text())
+    cells = [
+        ["known", "plain", "a"],
+        ["known", "more", "e"],
+        ["new", "plain", "new_plain"],
+        ["new", "more", "new_more"],
+    ]
+    plan["products"] = [{"name": "systems", "rows": {"known": "Known", "new": "New"},
+                         "columns": {"plain": "-", "more": "a basis"}, "cells": cells}]  # fmt: skip
+    plan["runs"] += [{**about(name, 0), "group": "systems"} for name in ("new_plain", "new_more")]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    finished(folder, "a", 0, 0.4)
+    ablation_table.main([f"--runs={folder}"], root)
+    page = root / "docs" / "results.md"
+    assert "The systems" not in page.read_text(), "a table without a run of its own"
+    finished(folder, "new_more", 0, 0.5)
+    ablation_table.main([f"--runs={folder}"], root)
+    table = page.read_text().split("### The systems\n\n")[1].split("\n\n")[0].splitlines()
+    assert table[2] == "| Known | - | 1 of 3 | 40.0 | 30.0 | 50.0 | 14.2 M | 5.1 |"
+    assert table[3] == "| Known | a basis | 0 of 3 | missing | missing | missing | missing | missing |"
+    assert table[4].startswith("| New | - | 0 of 1 | missing") and table[5].startswith(
+        "| New | a basis | 1 of 1 | 50.0"
+    )
+    assert "`new_more`" not in page.read_text() and "`new_plain`" not in page.read_text()
+
+
 def test_what_cannot_be_compared_is_refused(folder: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finished(folder, "a", 0, 0.4)
     run = finished(folder, "e", 0, 0.5, steps=200)
@@ -228,6 +256,7 @@ def test_from_training_to_page(tmp_path: Path, root: Path, monkeypatch: pytest.M
         }},
         "arms": {arm: {"group": "basis", "label": arm, "overrides": [f"experiment=ablation_{arm}"], "cost": 1}
                  for arm in "ae"},
+        "products": {},
     }  # fmt: skip
     (tmp_path / "plan.yaml").write_text(json.dumps(plan))
     assert study.main([f"--plan={tmp_path / 'plan.yaml'}"]) == 0, _logs(tmp_path)
