@@ -54,7 +54,7 @@ def short_table(study: Study, dataset: str, groups: Sequence[str]) -> str:
 
 
 def product_table(study: Study, dataset: str, product: Mapping[str, Any]) -> str | None:
-    """Mask and boundary AP, parameters and operations of every row with every column; None before a run has ended."""
+    """AP, the boundary basis and the cost of every row with every column; None before a run of its own has ended."""
     arms, cells = study.arms(dataset), {(row, column): arm for row, column, arm in product["cells"]}
     if not any(r.metrics and r.group == product["name"] for results in arms.values() for r in results):
         return None
@@ -65,12 +65,15 @@ def product_table(study: Study, dataset: str, product: Mapping[str, Any]) -> str
             if results is None:
                 continue
             cost = next((r.cost for r in results if r.cost), {})
+            seen = [r.inspection for r in results if r.inspection]
             rows.append([
                 label, variant, runs_cell(results),
                 *(spread(list(values_by_seed(results, f"{kind}/AP").values())) for kind in ("mask", "boundary", "box")),
+                _seen(seen, shares(results, "attention", "overall"), "%"), _seen(seen, dice(results)),
                 _number(cost.get("parameters"), 1e6, "M"), _number(cost.get("flops"), 1e9, ""),
             ])  # fmt: skip
-    head = ["system", "with", "runs", "mask AP", "boundary AP", "box AP", "parameters", "GFLOP"]
+    head = ["", "with", "runs", "mask AP", "boundary AP", "box AP", "attention", "Dice of the basis", "parameters",
+            "GFLOP"]  # fmt: skip
     return markdown(head, rows)
 
 
@@ -101,16 +104,31 @@ def reasons_table(study: Study, dataset: str) -> str:
         if results[0].group in groups_of_products(study):
             continue
         seen = [r.inspection for r in results if r.inspection]
-        own = [i for i in seen if i["boundary_basis"]]
-        cells = [spread([100 * i[kind][where][-1] for i in own if i[kind]], "%") if own or not seen else "-"
+        cells = [_seen(seen, shares(results, kind, where), "%")
                  for kind in ("attention", "contribution") for where in ("overall", "near_boundary")]  # fmt: skip
-        dice = [i["boundary_basis_dice"] for i in seen if i["boundary_basis_dice"] is not None]
-        cells.append(spread([100 * value for value in dice]) if dice or not seen else "-")
+        cells.append(_seen(seen, dice(results)))
         for quality in ("iou", "boundary"):
             targets = [i["score_targets"][quality] for i in seen if i["score_targets"][quality]["mean"] is not None]
             cells += [spread([100 * t["mean"] for t in targets]), spread([100 * below(t, 0.5) for t in targets], "%")]
         rows.append([f"`{name}`", *cells])
     return markdown(head, rows)
+
+
+def shares(results: Sequence[Result], kind: str, where: str) -> list[float]:
+    """Of the additional basis in percent, one for each run that has it; see `inspection.Shares`."""
+    seen = [r.inspection for r in results if r.inspection]
+    return [100 * i[kind][where][-1] for i in seen if i["boundary_basis"] and i[kind]]
+
+
+def dice(results: Sequence[Result]) -> list[float]:
+    """Of the additional basis and the boundary target in percent, one for each run that has it."""
+    seen = [r.inspection for r in results if r.inspection]
+    return [100 * i["boundary_basis_dice"] for i in seen if i["boundary_basis_dice"] is not None]
+
+
+def _seen(inspected: Sequence[Any], values: Sequence[float], unit: str = "") -> str:
+    """Values of what not every arm has: missing before a run was inspected, else nothing."""
+    return spread(values, unit) if values or not inspected else "-"
 
 
 def target_line(study: Study, dataset: str) -> str | None:
