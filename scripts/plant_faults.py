@@ -13,6 +13,7 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -136,10 +137,13 @@ def copied(root: Path, folder: Path) -> Path:
 
 
 def fingerprint(fault: Fault, root: Path) -> str:
-    """Of all that decides whether a fault is seen: itself, its file, its tests and the modules beside tests."""
-    paths = [root / fault.file, *(root / test.partition("::")[0] for test in fault.tests)]
-    helpers = (path for path in sorted((root / "tests").rglob("*.py")) if not path.name.startswith("test_"))
-    content = [repr(fault), *(path.read_text() for path in (*paths, *helpers))]
+    """Of all that decides whether a fault is seen: itself, its file, its tests and the modules that they use."""
+    texts = [path.read_text() for path in (root / test.partition("::")[0] for test in fault.tests)]
+    modules = {path.stem: path for path in (root / "tests").rglob("*.py") if not path.name.startswith("test_")}
+    for text in texts:  # grows: a module may use others
+        used = [name for name in sorted(modules) if re.search(rf"\b{name}\b", text)]
+        texts += [modules.pop(name).read_text() for name in used]
+    content = [repr(fault), (root / fault.file).read_text(), *texts]
     return hashlib.sha256("\0".join(content).encode()).hexdigest()
 
 

@@ -62,6 +62,19 @@ def test_a_fault_that_no_test_sees_is_told(project: Path, capsys: pytest.Capture
     assert (project / "src" / "small_part.py").read_text() == sound, "the code itself was changed"
 
 
+def test_a_verdict_holds_for_the_modules_that_tests_use(project: Path) -> None:
+    (fault,) = plant_faults.load(Path(write(project, ("a = abs(a)", "pass"))[1]))
+    test = project / "tests" / "test_part.py"
+    test.write_text("import near\n" + test.read_text())
+    for name, text in [("near", "import far\n"), ("far", "x = 1\n"), ("other", "x = 1\n")]:
+        (project / "tests" / f"{name}.py").write_text(text)
+    before = plant_faults.fingerprint(fault, project)
+    (project / "tests" / "other.py").write_text("x = 2\n")
+    assert plant_faults.fingerprint(fault, project) == before
+    (project / "tests" / "far.py").write_text("x = 2\n")
+    assert plant_faults.fingerprint(fault, project) != before
+
+
 def test_what_was_seen_is_not_tried_again_before_something_changes(
     project: Path, capsys: pytest.CaptureFixture
 ) -> None:

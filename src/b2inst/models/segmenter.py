@@ -210,7 +210,9 @@ class Segmenter(nn.Module):
     def _score_losses(
         self, outputs: Outputs, batch: Batch, positives: Locations, masks: Tensor, true_masks: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        drawn = torch.rand(len(positives), device=masks.device)
+        # A validation draws the same each time, and no number of the training: a resumed run may pass it again.
+        fixed = None if self.training else torch.Generator(masks.device).manual_seed(0)
+        drawn = torch.rand(len(positives), device=masks.device, generator=fixed)
         kept = best_of_groups(drawn, positives.image, self.scoring.max_positives)
         positives, masks = positives.take(kept), masks[kept]
         if self.scoring.boxes == "pred_box":
