@@ -21,7 +21,7 @@ SIGNED = [name for name in NAMES if name != "blend"]  # a basis whose parameters
 BOUNDARIES = {
     "none": NoBoundary, "unsupervised": UnsupervisedBoundary, "instance": InstanceBoundary, "global": GlobalBoundary,
 }  # fmt: skip
-MODES = [None, "iou", "boundary", "iou_boundary"]
+MODES = [None, "iou", "boundary", "iou_boundary", "fcn_iou"]
 
 
 def assembly(name: str, **changes: object) -> Assembly:
