@@ -12,6 +12,7 @@ from b2inst.models.boundary import NoBoundary
 from b2inst.models.scoring_fcn import MaskFCN
 from b2inst.ops.masks import paste_masks
 from models import build
+from models.wanted import convolution
 
 STRIDES = [8, 16, 32, 64, 128]
 
@@ -35,18 +36,6 @@ def test_parameters():
     pairs = [(1, 8), (8, 16), (16, 32), (32, 64), (64, 128)]
     wanted = sum(9 * a * b + b for a, b in pairs) + 128 * 80 + 80
     assert sum(p.numel() for p in head(80).parameters()) == wanted == 108_560
-
-
-def convolution(maps, weight, bias, stride):
-    """Plain loops over the cells of the result; ReLU behind it."""
-    out, _, size, _ = weight.shape
-    side = (maps.shape[-1] - size) // stride + 1
-    result = torch.zeros(out, side, side)
-    for y in range(side):
-        for x in range(side):
-            seen = maps[:, y * stride : y * stride + size, x * stride : x * stride + size]
-            result[:, y, x] = (weight * seen).sum(dim=(1, 2, 3)) + bias
-    return result.clamp(min=0)
 
 
 def test_against_a_plain_twin():
@@ -152,7 +141,6 @@ SIZES = [[(4, 4, 40, 44), (50, 12, 60, 24)]]
 @pytest.mark.parametrize(("least", "labels"), [(25, {0, 1}), (45, {0}), (500, set())])
 def test_which_positives_of_a_batch_are_scored(least, labels):
     model = segmenter(min_area=least)
-    model.detector.center_radius = 5.0
     seen, batch = Seen(model), build.batch(SIZES)
     losses, stats = model.losses(model(batch.images), batch)
     assert set(seen.labels) == labels

@@ -11,7 +11,9 @@ def numbers(*shape):
 def test_by_hand():
     """An image of 8 x 16 pixels on 4 x 4 cells: these are of 2 x 4 pixels, with centers at 1, 3, 5, 7 and 2, 6, ..."""
     mask = torch.tensor([[[1.0, 2.0], [3.0, 4.0]]])
-    box = torch.tensor([[2.0, 2.0, 10.0, 6.0]])  # cells of the mask: x 2 to 6 to 10, y 2 to 4 to 6, centers 4, 8 and 3, 5
+    box = torch.tensor(
+        [[2.0, 2.0, 10.0, 6.0]]
+    )  # cells of the mask: x 2 to 6 to 10, y 2 to 4 to 6, centers 4, 8 and 3, 5
     found = masks_on_canvas(mask, box, torch.tensor([[8, 16]]), 4)
     # x = 2 is half a cell left of the first center (weight 1/2 of what is there, 1/2 of the 0 beyond), x = 6 between
     # both, x = 10 half a cell right of the last one; y = 3 and 5 are centers, y = 1 and 7 one cell away.
