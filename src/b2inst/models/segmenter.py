@@ -17,7 +17,8 @@ from b2inst.models.boundary import InstanceRois, NoBoundary
 from b2inst.models.fcos import FCOS, DetectorOutputs, Locations
 from b2inst.models.fpn import FPN
 from b2inst.models.preset import Normalize
-from b2inst.models.scoring import NoScoring, ScoringHead
+from b2inst.models.scoring import NoScoring
+from b2inst.models.scoring_base import MaskScoring, PredictedMasks
 from b2inst.ops.ranks import best_of_groups
 from b2inst.ops.rois import crop_masks
 from b2inst.structures import Batch, Detections, ImageBatch, Targets
@@ -101,7 +102,7 @@ class Segmenter(nn.Module):
         basis: Callable[..., BasisHead],
         assembly: Assembly,
         boundary: NoBoundary,
-        scoring: Callable[..., ScoringHead | NoScoring],
+        scoring: Callable[..., MaskScoring | NoScoring],
         losses: Mapping[str, Term],
         semantic: Callable[..., SemanticHead | None],
         loss_weights: Mapping[str, float],
@@ -210,21 +211,25 @@ class Segmenter(nn.Module):
     def _score_losses(
         self, outputs: Outputs, batch: Batch, positives: Locations, masks: Tensor, true_masks: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        targets, sizes = batch.targets, batch.images.sizes
+        shares = _shares_of_images(true_masks, targets.boxes, sizes[targets.image_index])
+        large = self.scoring.learned(shares)[positives.instance].nonzero(as_tuple=True)[0]
         # A validation draws the same each time, and no number of the training: a resumed run may pass it again.
         fixed = None if self.training else torch.Generator(masks.device).manual_seed(0)
-        drawn = torch.rand(len(positives), device=masks.device, generator=fixed)
-        kept = best_of_groups(drawn, positives.image, self.scoring.max_positives)
+        drawn = torch.rand(len(large), device=masks.device, generator=fixed)
+        kept = large[best_of_groups(drawn, positives.image[large], self.scoring.max_positives)]
         positives, masks = positives.take(kept), masks[kept]
         if self.scoring.boxes == "pred_box":
-            boxes = _clip(positives.boxes, batch.images.sizes[positives.image])
+            boxes = _clip(positives.boxes, sizes[positives.image])
             masks = self._assemble(outputs, positives, boxes, positives.image)
-            wanted, outside = _crops_of_predicted_boxes(batch.targets, positives.instance, boxes, masks.shape[-1])
+            wanted, outside = _crops_of_predicted_boxes(targets, positives.instance, boxes, masks.shape[-1])
         else:
-            boxes = batch.targets.boxes[positives.instance]
+            boxes = targets.boxes[positives.instance]
             wanted, outside = true_masks[positives.instance], None
         if self.scoring.detach_masks:
             masks = masks.detach()
-        predicted = self.scoring(outputs.features, boxes, positives.image, masks, positives.labels)
+        scored = PredictedMasks(masks, boxes, positives.image, positives.labels, sizes)
+        predicted = self.scoring(outputs.features, scored)
         wanted_scores = self.scoring.targets(masks, wanted, outside)
         losses = {f"score_{k}": v for k, v in self.scoring.losses(predicted, wanted_scores).items()}
         stats = {}
@@ -292,7 +297,8 @@ class Segmenter(nn.Module):
         masks = self._assemble(outputs, places, places.boxes, places.image)
         qualities: dict[str, Tensor] = {}
         if self.scoring.qualities:
-            qualities = self.scoring(outputs.features, places.boxes, places.image, masks, places.labels)
+            scored = PredictedMasks(masks, places.boxes, places.image, places.labels, images.sizes)
+            qualities = self.scoring(outputs.features, scored)
         return places, boxes, masks, self.scoring.combine(places.scores, qualities)
 
 
@@ -306,6 +312,11 @@ def _clip(boxes: Tensor, sizes: Tensor) -> Tensor:
     """(P, 4) boxes cut at their images, whose (height, width) are (P, 2)."""
     limit = sizes.flip(1).repeat(1, 2).to(boxes.dtype)
     return boxes.clamp(min=0).minimum(limit)
+
+
+def _shares_of_images(masks: Tensor, boxes: Tensor, sizes: Tensor) -> Tensor:
+    """(I,) area of masks (I, R, R) in the frames of boxes, as shares of images of (height, width) (I, 2)."""
+    return masks.flatten(1).mean(1) * (boxes[:, 2:] - boxes[:, :2]).prod(dim=1) / sizes.prod(dim=1)
 
 
 def _crops_of_predicted_boxes(targets: Targets, instance: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
