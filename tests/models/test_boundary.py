@@ -31,7 +31,7 @@ def mask_gradient(variant):
     """What the mask loss sends back to each channel of the basis head."""
     maps = bases()
     batch = build.batch(build.BATCHES["normal"]).targets
-    blended = variant.blended(maps)
+    blended = variant.blended(maps[:, :4], maps[:, 4:])
     params = torch.randn(3, ASSEMBLY.num_params(blended.shape[1]), generator=torch.Generator().manual_seed(1))
     masks = ASSEMBLY(blended, wanted(batch.boxes, batch.image_index, params))
     loss = ASSEMBLY.loss(masks, rois(batch).masks, torch.ones(3), torch.tensor(3.0))
@@ -50,32 +50,32 @@ def test_gradient_of_the_masks_into_the_boundary_basis(kind, entry, reached):
 @pytest.mark.parametrize("entry", ["logit", "sigmoid", "detached"])
 def test_prediction_that_is_not_used_takes_no_part_in_the_masks(kind, entry):
     variant = kind(use_prediction=False, input=entry)
-    assert torch.equal(variant.blended(bases()), bases()[:, :4])
+    assert torch.equal(variant.blended(bases()[:, :4], bases()[:, 4:]), bases()[:, :4])
     gradient = mask_gradient(variant)
     assert (gradient[:4] > 0).all() and gradient[4] == 0
 
 
 def test_how_the_basis_enters():
     maps = bases()
-    assert torch.equal(GlobalBoundary().blended(maps), maps)
-    assert torch.equal(GlobalBoundary(input="detached").blended(maps), maps)
-    squashed = GlobalBoundary(input="sigmoid").blended(maps)
+    assert torch.equal(GlobalBoundary().blended(maps[:, :4], maps[:, 4:]), maps)
+    assert torch.equal(GlobalBoundary(input="detached").blended(maps[:, :4], maps[:, 4:]), maps)
+    squashed = GlobalBoundary(input="sigmoid").blended(maps[:, :4], maps[:, 4:])
     assert torch.equal(squashed[:, :4], maps[:, :4]) and torch.equal(squashed[:, 4], maps[:, 4].sigmoid())
-    assert torch.equal(GlobalBoundary().logits(maps), maps[:, 4])
+    assert torch.equal(GlobalBoundary().logits(maps[:, 4:]), maps[:, 4])
 
 
 def test_no_boundary():
     variant, maps = NoBoundary(), bases(4)
     batch = build.batch(build.BATCHES["normal"]).targets
     assert (variant.num_bases, variant.use_prediction) == (0, False)
-    assert variant.blended(maps) is maps and variant.logits(maps) is None
-    assert variant.losses(TERMS, maps, batch, rois(batch)) == {}
+    assert variant.blended(maps, maps[:, 4:]) is maps and variant.logits(maps[:, 4:]) is None
+    assert variant.losses(TERMS, maps[:, 4:], batch, rois(batch)) == {}
 
 
 def test_unsupervised_has_a_basis_and_no_losses():
     batch = build.batch(build.BATCHES["normal"]).targets
     assert UnsupervisedBoundary().num_bases == 1
-    assert UnsupervisedBoundary().losses(TERMS, bases(), batch, rois(batch)) == {}
+    assert UnsupervisedBoundary().losses(TERMS, bases()[:, 4:], batch, rois(batch)) == {}
 
 
 def test_unknown_input():
@@ -86,7 +86,7 @@ def test_unknown_input():
 def test_global_losses_supervise_the_last_channel():
     maps = bases()
     batch = build.batch(build.BATCHES["normal"]).targets
-    losses = GlobalBoundary(use_prediction=False).losses(TERMS, maps, batch, rois(batch))
+    losses = GlobalBoundary(use_prediction=False).losses(TERMS, maps[:, 4:], batch, rois(batch))
     assert losses.keys() == {"bce", "dice"}
     torch.testing.assert_close(losses["bce"], F.binary_cross_entropy_with_logits(maps[:, 4], batch.boundary))
     sum(losses.values()).backward()
@@ -98,7 +98,7 @@ def test_global_losses_leave_out_crowds():
     batch = replace(batch, boundary_weight=batch.boundary_weight.clone())
     batch.boundary_weight[:, :8] = 0
     maps = bases()
-    (loss,) = GlobalBoundary().losses({"bce": TERMS["bce"]}, maps, batch, rois(batch)).values()
+    (loss,) = GlobalBoundary().losses({"bce": TERMS["bce"]}, maps[:, 4:], batch, rois(batch)).values()
     expected = F.binary_cross_entropy_with_logits(maps[:, 4, 8:], batch.boundary[:, 8:])
     torch.testing.assert_close(loss, expected)
 
@@ -106,14 +106,14 @@ def test_global_losses_leave_out_crowds():
 def test_global_losses_need_their_ground_truth():
     targets = build.targets(build.BATCHES["normal"])
     with pytest.raises(ValueError, match="boundary_target"):
-        GlobalBoundary().losses(TERMS, bases(), targets, rois(targets))
+        GlobalBoundary().losses(TERMS, bases()[:, 4:], targets, rois(targets))
 
 
 def test_instance_losses_by_hand():
     maps = bases()
     batch = build.batch(build.BATCHES["normal"]).targets
     weight = [2.0, 0.0, 0.5]
-    losses = InstanceBoundary().losses(TERMS, maps, batch, rois(batch, weight))
+    losses = InstanceBoundary().losses(TERMS, maps[:, 4:], batch, rois(batch, weight))
     pooled = ASSEMBLY.pool(maps[:, 4:], batch.boxes, batch.image_index)[:, 0]
     contour = boundary(crop_masks(batch.masks, batch.boxes, 8))
     values = [F.binary_cross_entropy_with_logits(a, b) for a, b in zip(pooled, contour, strict=True)]
@@ -128,7 +128,7 @@ def test_instance_losses_by_hand():
 def test_instance_losses_of_no_instances_are_attached_zeros():
     maps = bases()
     batch = build.batch(build.BATCHES["no instances"]).targets
-    losses = InstanceBoundary().losses(TERMS, maps, batch, rois(batch))
+    losses = InstanceBoundary().losses(TERMS, maps[:, 4:], batch, rois(batch))
     assert [loss.item() for loss in losses.values()] == [0, 0]
     sum(losses.values()).backward()
     assert maps.grad is not None
