@@ -26,12 +26,14 @@ class NoBoundary(nn.Module):
         attention_bias: start of the attention logits of that basis.
         image_level: whether the boundary basis is supervised with the boundary of the whole image, and so is an output
             of its own.
+        classes: whether it has a channel per class.
     """
 
     num_bases = 0
     use_prediction = False
     attention_bias = 0.0
     image_level = False
+    classes = False
 
     def num_channels(self, num_classes: int) -> int:
         """How many channels of the basis head it wants for C classes."""
