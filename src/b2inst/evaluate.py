@@ -52,9 +52,7 @@ def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Scores | None, Path]:
         _check_boundary_f(config, module, split)
         if split.count > 1 or config["shard"] is not None:
             return evaluate_part(config, module, data, split, output), output
-        evaluation = CocoEvaluation(
-            config["kinds"] or KINDS, config["dilation_ratio"], boundary_f=config["boundary_f"]
-        )
+        evaluation = CocoEvaluation(config["kinds"] or KINDS, config["dilation_ratio"], boundary_f=config["boundary_f"])
         pictures = Pictures(str(output.parent / "pictures"), config["pictures"])
         trainer = pl.Trainer(
             accelerator=config["accelerator"], devices=1, logger=False, callbacks=[evaluation, pictures],
@@ -137,13 +135,13 @@ def _check(config: dict[str, Any]) -> None:
 def _check_boundary_f(config: dict[str, Any], module: LitSegmenter, split: Split) -> None:
     if config["boundary_f"] and not module.model.boundary.image_level:
         raise ConfigError(
-            f"boundary_f=true: {config['ckpt']} has no boundary basis that is supervised with the boundary of the whole "
-            "image, as boundary@model.boundary=global trains it; set boundary_f=false"
+            f"boundary_f=true: {config['ckpt']} has no boundary basis that is supervised with the boundary of the "
+            "whole image, as boundary@model.boundary=global trains it; set boundary_f=false"
         )
     if config["boundary_f"] and (split.count > 1 or config["shard"] is not None):
         raise ConfigError(
-            "boundary_f=true: a split evaluation keeps results of instances alone, and no boundary maps; evaluate in one "
-            "process without shard, or set boundary_f=false"
+            "boundary_f=true: a split evaluation keeps results of instances alone, and no boundary maps; evaluate in "
+            "one process without shard, or set boundary_f=false"
         )
 
 

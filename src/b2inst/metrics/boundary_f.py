@@ -1,11 +1,11 @@
 """Boundary F-measure: how well predicted boundary maps find true ones, over all thresholds, from a stream of images.
 
-The measure of BSDS and SBD, with the tolerance of both, 0.0075 of the image diagonal. A predicted boundary pixel is right
-where a true one is within the tolerance, a true one is found where a predicted one is. The benchmarks ask for a matching
-one to one (correspondPixels), which costs a bipartite assignment per image and threshold; there a second pixel beside the
-same true one is wrong, here it is not. So our precision and recall are never lower than theirs, and equal where
-boundaries are thin and apart: what is predicted is thinned, by non-maximum suppression across the boundary as in the
-benchmarks' own detectors (SBD's evaluation of CASENet thins after each threshold instead).
+The measure of BSDS, with its tolerance, 0.0075 of the image diagonal, and per class as SBD has it. A predicted boundary
+pixel is right where a true one is within the tolerance, a true one is found where a predicted one is. The benchmarks
+ask for a matching one to one (correspondPixels), which costs a bipartite assignment per image and threshold; there a
+second pixel beside the same true one is wrong, here it is not. So our precision and recall are never lower than those,
+and close where boundaries are thin and apart. To that end what is predicted is thinned first, by non-maximum
+suppression across the boundary; BSDS thins the binary map of each threshold instead.
 """
 
 from __future__ import annotations
@@ -157,7 +157,11 @@ class BoundaryF:
     """
 
     def __init__(
-        self, classes: tuple[str, ...] = (), thresholds: int = THRESHOLDS, tolerance: float = TOLERANCE, thin: bool = True
+        self,
+        classes: tuple[str, ...] = (),
+        thresholds: int = THRESHOLDS,
+        tolerance: float = TOLERANCE,
+        thin: bool = True,
     ) -> None:
         if thresholds < 1:
             raise ValueError(f"thresholds={thresholds}: give a number of at least 1")
@@ -229,7 +233,7 @@ class BoundaryF:
         return {f"boundary_f/{name}": float(value) for name, value in metrics.items()}, per_class
 
     def write(self, path: str | Path) -> None:
-        """Write precision, recall and F at each threshold as CSV, a line each, of whatever class (`all`) and of each."""
+        """Write precision, recall and F at each threshold as CSV, of whatever class (`all`) and of each class."""
         tables = zip((ALL, *self.classes), *precision_recall_f(joined([self.state]).total), strict=True)
         with whole_file(path) as file:
             writer = csv.writer(file)

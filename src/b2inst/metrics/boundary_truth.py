@@ -44,5 +44,5 @@ def _decoded(annotations: Sequence[dict], height: int, width: int) -> Tensor:
     """(I, H, W) bool masks."""
     if not annotations:
         return torch.zeros(0, height, width, dtype=torch.bool)
-    columns = rle_tools.decode([annotation["segmentation"] for annotation in annotations])  # [H, W, I]
-    return torch.from_numpy(np.ascontiguousarray(columns.transpose(2, 0, 1))).bool()
+    masks = np.stack([rle_tools.decode(annotation["segmentation"]) for annotation in annotations])
+    return torch.from_numpy(masks).bool()

@@ -47,7 +47,7 @@ class Scores:
         return replace(self, metrics={**self.metrics, **metrics}, per_class=rows)
 
     def table(self) -> str:
-        """Return the summary as text, one row for each kind, in percent; then the boundary F-measure, if there is one."""
+        """Return the summary as text, one row for each kind, in percent, and the boundary F-measure if there is one."""
         recalls = [name for name in self._names() if re.fullmatch(r"AR\d+", name)]
         columns = ["AP", "AP50", "AP75", "APs", "APm", "APl", *recalls[-1:]]
         kinds = [key.removesuffix("/AP") for key in self.metrics if key.endswith("/AP")]

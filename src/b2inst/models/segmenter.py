@@ -211,7 +211,8 @@ class Segmenter(nn.Module):
     ) -> tuple[Tensor, Instances]:
         params = self.detector.params_at(outputs.detector, places)
         points, reach = self.detector.origins(places)
-        return self.boundary.blended(*self.split(outputs.bases)), Instances(boxes, image_index, params, points, reach, roi)
+        bases = self.boundary.blended(*self.split(outputs.bases))
+        return bases, Instances(boxes, image_index, params, points, reach, roi)
 
     def _score_losses(
         self, outputs: Outputs, batch: Batch, positives: Locations, masks: Tensor, true_masks: Tensor

@@ -15,9 +15,9 @@ from b2inst.ops.precision import without_autocast
 def thinned(probs: Tensor) -> Tensor:
     """Keep boundary probabilities where they are largest across the boundary, with 0 elsewhere.
 
-    The direction across is the one of the strongest curvature of the map, smoothed by a Gaussian of 2 pixels; a pixel is
-    kept if neither neighbor at 1 pixel along it has a larger value. Two pixels of the same value, on a ridge that runs
-    between them, are both kept.
+    The direction across is the one of the strongest curvature of the map, smoothed by a Gaussian of 2 pixels; a pixel
+    is kept if neither neighbor at 1 pixel along it has a larger value. Two pixels of the same value, on a ridge that
+    runs between them, are both kept.
 
     Args:
         probs: (B, H, W) in [0, 1].
@@ -32,9 +32,9 @@ def thinned(probs: Tensor) -> Tensor:
     """
     with without_autocast(probs):
         maps = probs.float().unsqueeze(1)
-        (xx, xy, yy) = _curvature(_smoothed(maps))
-        # the axis of the largest eigenvalue is that along the ridge; the other one is across
-        angle = 0.5 * torch.atan2(2 * xy, xx - yy) + math.pi / 2
+        xx, xy, yy = _curvature(_smoothed(maps))
+        # the axis of the larger eigenvalue; on a ridge that of the other one, which is negative, is the stronger
+        angle = 0.5 * torch.atan2(2 * xy, xx - yy) + math.pi / 2 * (xx + yy < 0)
         across = torch.stack([angle.cos(), angle.sin()], dim=-1)  # [B, H, W, 2], (x, y) in pixels
         largest = torch.maximum(_moved(maps, across), _moved(maps, -across))
         return torch.where(maps >= largest - 1e-6, maps, 0)[:, 0]
