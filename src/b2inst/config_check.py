@@ -371,7 +371,7 @@ def _objective(config: Mapping[str, Any]) -> Lines:
         allowed += [f"boundary_f/{name}" for name in ("ODS", "OIS")]
         allowed += [f"boundary_f/{name}" for name in ("class_ODS", "class_OIS") if _get(variant, "classes") is True]
         if not getattr(_object(variant), "image_level", False):
-            yield ("callbacks.evaluation.boundary_f: true, but no boundary basis is supervised with the boundary of the "
+            yield ("callbacks.evaluation.boundary_f: true, but no basis is supervised with the boundary of the "
                    "whole image; choose boundary@model.boundary=global, or set it to false")  # fmt: skip
     if objective not in allowed:
         yield (f"objective: {objective!r} is not computed; {_did_you_mean(objective, allowed)} "

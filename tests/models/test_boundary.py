@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from b2inst.data.boundary_target import BoundaryTarget
 from b2inst.losses.bce import BinaryCrossEntropy
 from b2inst.losses.dice import Dice
 from b2inst.models.assembly.blend import AttentionBlend
@@ -132,3 +133,84 @@ def test_instance_losses_of_no_instances_are_attached_zeros():
     assert [loss.item() for loss in losses.values()] == [0, 0]
     sum(losses.values()).backward()
     assert maps.grad is not None
+
+
+# ---------------------------------------------------------------------------------------------------------- by class
+
+
+def by_class(boxes="normal"):
+    """Targets of a batch with the maps of the classes; the instances of `normal` have the labels 0, 1 and 2."""
+    return BoundaryTarget(classes=True)(build.batch(build.BATCHES[boxes])).targets
+
+
+def test_channels_by_class():
+    assert [kind().num_channels(7) for kind in (NoBoundary, UnsupervisedBoundary, InstanceBoundary)] == [0, 1, 1]
+    assert GlobalBoundary().num_channels(7) == 1 and GlobalBoundary(classes=True).num_channels(7) == 7
+    own = bases(7)[:, 4:]
+    assert GlobalBoundary(classes=True).class_logits(own) is own
+    assert GlobalBoundary().class_logits(own[:, :1]) is None and UnsupervisedBoundary().class_logits(own) is None
+
+
+@pytest.mark.parametrize("entry", ["logit", "sigmoid", "detached"])
+def test_the_maximum_over_the_classes_is_one_basis(entry):
+    maps = bases(7)
+    variant = GlobalBoundary(input=entry, classes=True)
+    largest = torch.maximum(torch.maximum(maps[:, 4], maps[:, 5]), maps[:, 6])
+    assert torch.equal(variant.logits(maps[:, 4:]), largest)
+    blended = variant.blended(maps[:, :4], maps[:, 4:])
+    assert blended.shape[1] == 5 and torch.equal(blended[:, :4], maps[:, :4])
+    assert torch.equal(blended[:, 4], largest.sigmoid() if entry == "sigmoid" else largest)
+    (gradient,) = torch.autograd.grad(blended[:, 4].sum(), maps) if entry != "detached" else [torch.zeros_like(maps)]
+    assert torch.equal(gradient[:, 4:].count_nonzero(dim=1), torch.full((2, 16, 24), int(entry != "detached")))
+
+
+def test_each_class_is_supervised_with_its_own_boundary():
+    maps, targets = bases(7), by_class()
+    (loss,) = GlobalBoundary(classes=True).losses({"bce": TERMS["bce"]}, maps[:, 4:], targets, rois(targets)).values()
+    values = []
+    for image in range(2):
+        for label in range(3):
+            own = targets.masks[(targets.image_index == image) & (targets.labels == label)]
+            contour = boundary(own[:, 2::4, 2::4]).amax(dim=0) if len(own) else torch.zeros(16, 24)
+            values.append(F.binary_cross_entropy_with_logits(maps[image, 4 + label], contour))
+    torch.testing.assert_close(loss, torch.stack(values).mean())
+    loss.backward()
+    assert maps.grad[:, :4].count_nonzero() == 0 and maps.grad[:, 4:].all()
+
+
+def test_dice_by_class_counts_the_classes_that_are_there():
+    maps, targets = bases(7), by_class()
+    (loss,) = GlobalBoundary(classes=True).losses({"dice": TERMS["dice"]}, maps[:, 4:], targets, rois(targets)).values()
+    pairs = zip(targets.class_boundary_index.tolist(), targets.class_boundary, strict=True)
+    found = [(maps[image, 4 + label].sigmoid(), contour) for (image, label), contour in pairs]
+    values = [1 - 2 * (p * g).sum() / (p**2 + g).sum() for p, g in found]
+    assert len(values) == 3
+    torch.testing.assert_close(loss, torch.stack(values).mean())
+
+
+def test_crowds_count_for_no_class():
+    maps, targets = bases(7), by_class()
+    weight = targets.boundary_weight.clone()
+    weight[1, :, :12] = 0
+    targets = replace(targets, boundary_weight=weight)
+    (loss,) = GlobalBoundary(classes=True).losses({"bce": TERMS["bce"]}, maps[:, 4:], targets, rois(targets)).values()
+    loss.backward()
+    assert not maps.grad[1, 4:, :, :12].any() and maps.grad[1, 4:, :, 12:].all() and maps.grad[0, 4:].all()
+
+
+def test_classes_need_their_ground_truth():
+    targets = build.batch(build.BATCHES["normal"]).targets
+    with pytest.raises(ValueError, match="gt.classes=true"):
+        GlobalBoundary(classes=True).losses(TERMS, bases(7)[:, 4:], targets, rois(targets))
+
+
+@pytest.mark.parametrize("boxes", build.BATCHES)
+def test_odd_batches_by_class(boxes):
+    model = build.segmenter(GlobalBoundary(classes=True))
+    given = BoundaryTarget(classes=True)(build.batch(build.BATCHES[boxes]))
+    outputs = model(given.images)
+    assert outputs.bases.shape[1] == 4 + build.CLASSES and model.detector.params.out_channels == 5 * 7 * 7
+    losses, _ = model.losses(outputs, given)
+    assert all(value.isfinite() and value.requires_grad for value in losses.values())
+    model.total_loss(losses).backward()
+    assert model.basis.bases.weight.grad[4:].flatten(1).any(dim=1).all()

@@ -55,6 +55,7 @@ VARIANTS = [
     ("boundary@model.boundary=global", "model.boundary.use_prediction=false"),
     ("boundary@model.boundary=global", "loss@model.losses=[bce,dice,bf1,kervadec,edge_agreement]"),
     ("boundary@model.boundary=global", "model.scoring.boxes=pred_box"),
+    ("boundary@model.boundary=global", "model.boundary.classes=true", "model.boundary.use_prediction=false"),
 ]
 
 
