@@ -116,13 +116,13 @@ def test_a_look_inside_has_the_boundary_of_each_class(ckpt: Path) -> None:
 
 def truth_of(batch: Any, categories: list[int]) -> GroundTruth:
     """Annotations with the masks of a batch."""
-    targets, annotations = batch.targets, []
+    targets, annotations, sizes = batch.targets, [], batch.images.original_sizes.tolist()
     for image, label, mask in zip(targets.image_index.tolist(), targets.labels.tolist(), targets.masks, strict=True):
+        mask = mask[: sizes[image][0], : sizes[image][1]]
         runs = torch.cat([torch.tensor([False]), mask.T.flatten(), torch.tensor([False])]).int().diff().nonzero()
         edges = [0, *runs[:, 0].tolist(), mask.numel()]
         rle = {"size": list(mask.shape), "counts": [b - a for a, b in zip(edges, edges[1:], strict=False)]}
         annotations.append({"image_id": image, "category_id": categories[label], "segmentation": rle})
-    sizes = batch.images.original_sizes.tolist()
     return GroundTruth({
         "images": [{"id": number, "height": height, "width": width} for number, (height, width) in enumerate(sizes)],
         "categories": [{"id": category, "name": f"c{category}"} for category in categories],
@@ -132,10 +132,11 @@ def truth_of(batch: Any, categories: list[int]) -> GroundTruth:
 
 def test_a_basis_that_says_what_it_was_taught_is_right() -> None:
     """Through the grid of the bases, with padding; classes at their places, in the order of the labels."""
-    batch = build.batch(build.BATCHES["normal"], height=64, width=96)
-    target = BoundaryTarget(resolution="full_maxpool", classes=True, stride=2)(batch).targets
+    boxes = [[(16, 16, 160, 180), (130, 40, 300, 230)], [(60, 20, 330, 200)]]
+    batch = build.batch(boxes, height=256, width=384, sizes=[(240, 310), (210, 380)])
+    target = BoundaryTarget(resolution="full_maxpool", classes=True)(batch).targets
     model = build.segmenter(GlobalBoundary(classes=True))
-    logits = torch.full((2, 4 + build.CLASSES, 32, 48), -9.0)
+    logits = torch.full((2, 4 + build.CLASSES, 64, 96), -9.0)
     image, label = target.class_boundary_index.unbind(dim=1)
     logits[image, 4 + label] = 18 * target.class_boundary - 9
     categories = [2, 3, 7]
