@@ -141,7 +141,7 @@ class Inspector:
         if targets is None or targets.boundary is None:
             raise ValueError("an inspection needs ground truth with the boundary target, and this batch has none")
         self.width.update(targets, batch.images.sizes)
-        logits = self.model.boundary.logits(outputs.bases)
+        logits = self.model.boundary.logits(self.model.split(outputs.bases)[1])
         if logits is not None:
             found = logits.float().sigmoid() * targets.boundary_weight
             self.basis_dice.append(dice_score(found, targets.boundary * targets.boundary_weight).cpu())

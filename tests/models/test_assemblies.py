@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ NAMES = sorted(path.stem for path in (config_dir() / "assembly").glob("*.yaml"))
 SIGNED = [name for name in NAMES if name != "blend"]  # a basis whose parameters are 0 takes no part
 BOUNDARIES = {
     "none": NoBoundary, "unsupervised": UnsupervisedBoundary, "instance": InstanceBoundary, "global": GlobalBoundary,
+    "classes": partial(GlobalBoundary, classes=True),
 }  # fmt: skip
 MODES = [None, "iou", "boundary", "iou_boundary", "fcn_iou"]
 
@@ -35,7 +37,7 @@ def segmenter(name: str, boundary: NoBoundary, mode: str | None = None, **parts:
 
 
 def batch(model, boxes="normal"):
-    return BoundaryTarget(stride=model.assembly.basis_stride)(build.batch(build.BATCHES[boxes]))
+    return BoundaryTarget(stride=model.assembly.basis_stride, classes=True)(build.batch(build.BATCHES[boxes]))
 
 
 def step(model, given):
@@ -55,7 +57,7 @@ def test_every_combination_learns_and_detects(name: str, boundary: str, mode: st
     losses = step(model, given)
     scores = {f"score_{quality}" for quality in model.scoring.qualities}
     assert {key for key in losses if key.startswith("score_")} == scores
-    assert any(key.startswith("boundary_") for key in losses) == (boundary in ("instance", "global"))
+    assert any(key.startswith("boundary_") for key in losses) == (boundary in ("instance", "global", "classes"))
     for layer in (model.basis.bases, model.detector.params):
         assert layer.weight.grad.isfinite().all()
         assert layer.bias.grad.any() and layer.weight.grad.flatten(1).any(dim=1).float().mean() > 0.4

@@ -31,7 +31,8 @@ class Outputs:
     Attributes:
         features: P3, P4, ...: (N, F, h, w).
         detector: per level, see `DetectorOutputs`.
-        bases: (N, K or K + 1, h, w) on the grid of the assembly's `basis_stride`, the boundary basis last.
+        bases: (N, K + B, h, w) on the grid of the assembly's `basis_stride`; after the K mask bases the B channels of
+            the boundary basis: 0, 1, or one per class.
     """
 
     features: list[Tensor]
@@ -118,7 +119,8 @@ class Segmenter(nn.Module):
         self.detector = detector(
             in_channels=channels, num_classes=num_classes, num_params=assembly.num_params(blended), strides=strides
         )
-        self.basis = basis(in_channels=channels, num_bases=num_bases + boundary.num_bases, stride=assembly.basis_stride)
+        outputs = num_bases + boundary.num_channels(num_classes)
+        self.basis = basis(in_channels=channels, num_bases=outputs, stride=assembly.basis_stride)
         self.assembly = assembly
         self.boundary = boundary
         self.scoring = scoring(in_channels=channels, num_classes=num_classes, strides=strides)
@@ -134,6 +136,10 @@ class Segmenter(nn.Module):
         """Run everything that looks at the whole image."""
         features = self.fpn(self.backbone(self.normalize(images)))
         return Outputs(features, self.detector(features), self.basis(features))
+
+    def split(self, bases: Tensor) -> tuple[Tensor, Tensor]:
+        """Mask bases (N, K, h, w), and what is the boundary variant's (N, B, h, w)."""
+        return bases[:, : self.num_bases], bases[:, self.num_bases :]
 
     def compile_parts(self) -> None:
         """Compile what looks at the whole image; the shapes of the rest change with every image."""
@@ -167,7 +173,7 @@ class Segmenter(nn.Module):
 
         weight = positives.scores.new_zeros(len(targets)).index_add(0, positives.instance, positives.scores)
         rois = InstanceRois(self.assembly, true_masks, weight, normalizer)
-        boundary = self.boundary.losses(self._terms("boundary"), outputs.bases, targets, rois)
+        boundary = self.boundary.losses(self._terms("boundary"), self.split(outputs.bases)[1], targets, rois)
         losses.update({f"boundary_{name}": value for name, value in boundary.items()})
         if self.semantic is not None:
             losses["semantic"] = self.semantic.loss(outputs.features, batch.images, targets)
@@ -206,7 +212,8 @@ class Segmenter(nn.Module):
     ) -> tuple[Tensor, Instances]:
         params = self.detector.params_at(outputs.detector, places)
         points, reach = self.detector.origins(places)
-        return self.boundary.blended(outputs.bases), Instances(boxes, image_index, params, points, reach, roi)
+        bases = self.boundary.blended(*self.split(outputs.bases))
+        return bases, Instances(boxes, image_index, params, points, reach, roi)
 
     def _score_losses(
         self, outputs: Outputs, batch: Batch, positives: Locations, masks: Tensor, true_masks: Tensor
