@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -11,9 +12,10 @@ from torch.nn import functional as F
 from b2inst.losses.edge_agreement import EdgeAgreement
 from b2inst.models.mask_head import MaskHead, of_class
 from b2inst.models.mask_rcnn import _positives
+from b2inst.models.pafpn import PAFPN
 from b2inst.structures import Batch
 from models import build
-from models.two_stage import KINDS, WEIGHTS, bmask, mask_rcnn, torchvisions, twin
+from models.two_stage import KINDS, P2_TO_P6, WEIGHTS, bmask, mask_rcnn, torchvisions, twin
 
 SIZES = [(64, 96), (50, 70)]
 
@@ -104,6 +106,13 @@ def test_trains_on_every_batch(kind, training):
         if title == "normal":
             assert not [name for name, g in gradients.items() if "weight" in name and not g.any()]
         assert model.training == training and model.rpn.training == training
+
+
+def test_trains_with_path_aggregation():
+    model, batch = bmask(fpn=partial(PAFPN, channels=16, **P2_TO_P6)), build.batch(build.BATCHES["normal"])
+    losses, _ = model.losses(model(batch.images), batch)
+    model.total_loss(losses).backward()
+    assert all(layer[0].weight.grad.any() for layer in (*model.fpn.down, *model.fpn.out))
 
 
 def test_losses_need_targets():
