@@ -32,7 +32,9 @@ class Inside:
 
     Attributes:
         bases: (K, h, w) float32 mask bases, of the network input with its padding; None for a model without bases.
-        boundary: (h, w) float32 logits of the boundary basis; None for a model without one.
+        boundary: (h, w) float32 logits of the boundary basis, of whatever class; None for a model without one.
+        class_boundary: (C, h, w) float32 logits of the boundary of each class; None for a model that does not tell them
+            apart.
         blend: attention and cropped bases of one instance, (K, R, R) or (K + 1, R, R) with the boundary basis last, in
             the frame of its box; None where it was not asked for, for an image with fewer instances, and without
             attention.
@@ -43,6 +45,7 @@ class Inside:
 
     bases: Tensor | None
     boundary: Tensor | None
+    class_boundary: Tensor | None
     blend: Blend | None
     has_attention: bool
     size: tuple[int, int]
@@ -268,6 +271,7 @@ class B2Inst:
         return Inside(
             bases=None if bases is None else bases.masks,
             boundary=None if bases is None else bases.boundary,
+            class_boundary=None if bases is None else bases.class_boundary,
             blend=None if blend is None else Blend(blend.attention.cpu(), blend.bases.cpu()),
             has_attention=self.has_attention,
             size=size,

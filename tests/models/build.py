@@ -16,6 +16,8 @@ from b2inst.models.boundary import GlobalBoundary
 from b2inst.models.fcos import FCOS
 from b2inst.models.fpn import FPN
 from b2inst.models.scoring import ScoringHead, no_scoring
+from b2inst.models.scoring_base import PredictedMasks
+from b2inst.models.scoring_fcn import MaskFCN
 from b2inst.models.segmenter import Segmenter
 from b2inst.structures import Batch, ImageBatch, Targets
 
@@ -27,9 +29,11 @@ WEIGHTS = {
 
 
 def scoring(mode=None, **options):
-    """A small scoring head of a mode, or none."""
+    """A small scoring head: one of a mode, `fcn_iou`, or none."""
     if mode is None:
         return no_scoring
+    if mode == "fcn_iou":
+        return partial(MaskFCN, **{"channels": (4, 8, 16), "canvas": 48, **options})
     return partial(ScoringHead, mode=mode, **{"channels": 16, "fc_channels": 16, "roi_size": 8, **options})
 
 
@@ -51,6 +55,12 @@ def segmenter(boundary=None, mode=None, *, seed=0, detector=None, score=None, **
         "loss_weights": WEIGHTS,
     }
     return Segmenter(**{**defaults, **parts})
+
+
+def scored(logits, boxes, image, labels, size=(256, 256)):
+    """Predicted masks in images of one size."""
+    sizes = torch.tensor([size]).expand(int(image.max()) + 1 if len(image) else 1, 2)
+    return PredictedMasks(logits, boxes, image, labels, sizes)
 
 
 def images(count=2, height=64, width=96, sizes=None, seed=0):

@@ -39,7 +39,7 @@ PARTS = {
 VARIANTS = {
     "global": (GlobalBoundary, "iou_boundary", "fg", partial(AttentionBlend, attention_size=7)),
     "instance": (InstanceBoundary, "iou", "moving_fg", LinearCombination),
-    "none": (NoBoundary, None, "all", DynamicConvolutions),
+    "none": (NoBoundary, "fcn_iou", "all", DynamicConvolutions),
 }
 LARGE, WIDE, SMALL = (4, 4, 40, 44), (20, 8, 92, 56), (50, 20, 70, 40)
 EMPTY = [[LARGE, WIDE], [], [SMALL], []]  # the second process has every second image, and so no instance

@@ -29,11 +29,13 @@ class Bases:
 
     Attributes:
         masks: (K, h, w) float32 mask bases, of the network input with its padding.
-        boundary: (h, w) float32 logits of the boundary basis; None without one.
+        boundary: (h, w) float32 logits of the boundary basis, of whatever class; None without one.
+        class_boundary: (C, h, w) float32 logits of the boundary of each class; None where they are not told apart.
     """
 
     masks: Tensor
     boundary: Tensor | None
+    class_boundary: Tensor | None
 
 
 class Model(nn.Module, ABC):
@@ -45,6 +47,7 @@ class Model(nn.Module, ABC):
         loss_names: keys of `loss_weights`.
         has_bases: whether masks are made of bases, which `bases` gives.
         has_boundary: whether one of these is a boundary basis.
+        has_image_boundary: whether that one is learned from the boundary of the whole image.
         has_attention: whether they are mixed by attention, which `blends` gives.
         can_export: whether `export_model.trace` knows how to write the model down.
         mask_size: side R of a mask, in its box.
@@ -56,6 +59,7 @@ class Model(nn.Module, ABC):
     can_export: ClassVar[bool] = False
     has_bases: bool = False
     has_boundary: bool = False
+    has_image_boundary: bool = False
     has_attention: bool = False
     mask_size: int
     score_threshold: float
