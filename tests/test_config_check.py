@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,37 @@ def test_every_choice_of_every_group_passes(group: str, name: str, tmp_path: Pat
     """Schedules with a recipe that does not shorten them: the demo's steps lie before the milestones of 1x."""
     recipe = "coco_1x" if group == "schedule" else "demo"
     check(composed(f"recipe={recipe}", f"{group}={name}", f"data.root={tmp_path}"))
+
+
+TWO_STAGE = ["experiment=mask_rcnn_r50", "experiment=bmask_rcnn_r50"]
+
+
+@pytest.mark.parametrize("experiment", TWO_STAGE)
+@pytest.mark.parametrize("recipe", ["demo", "coco_1x"])
+def test_what_a_recipe_says_of_other_models_does_not_reach_a_two_stage_one(
+    experiment: str, recipe: str, tmp_path: Path
+) -> None:
+    model = composed(experiment, f"recipe={recipe}", f"data.root={tmp_path}", "fpn@model.fpn=pafpn")["model"]
+    assert not {"detector", "basis", "semantic", "assembly", "boundary", "scoring", "num_bases"} & model.keys()
+    assert model["mask_head"]["channels"] == (64 if recipe == "demo" else 256)
+    assert (model["fpn"]["lowest"], model["fpn"]["top"], len(model["anchor_sizes"])) == (2, "pool", 5)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ((TWO_STAGE[0], "model.anchor_sizes=[8,16]"), "model.anchor_sizes: 2 sizes for 5 levels"),
+        ((TWO_STAGE[0], "loss@model.losses=[bce]"), "model.losses: bce of the boundary, which .* does not learn"),
+        ((TWO_STAGE[1], "loss@model.losses=[]"), "model.losses: none of the boundary, which model.mask_head learns"),
+        ((TWO_STAGE[0], "+model.loss_weights.semantic=1"), "model.loss_weights.semantic: unknown key"),
+        ((TWO_STAGE[0], "+model.basis.channels=64"), "model.basis: has no _target_"),
+        (("model.fpn.lowest=2",), "model.fpn.lowest: 2, but bases are made of P3"),
+        (("~model.loss_weights.semantic",), "model.loss_weights.semantic: missing"),
+    ],
+)
+def test_models_that_do_not_fit_together(overrides: tuple[str, ...], line: str) -> None:
+    found = mistakes(composed(*overrides))
+    assert any(re.match(line, each) for each in found), found
 
 
 @pytest.mark.parametrize("losses", ["bce", "bce,dice,bf1", "bce,kervadec", "bce,edge_agreement"])

@@ -36,10 +36,7 @@ FIXED_KEYS = {
     "training": ("channels_last", "compile", "matmul_precision"),
     "augment": ("train", "val"),
     "sweep": ("resume",),
-    "model.loss_weights": (
-        "cls", "box", "quality", "mask", "semantic", "boundary", "score_iou", "score_boundary",
-    ),
-}  # fmt: skip
+}
 # Sections of named parts, and whether null switches a part off.
 NAMED_PARTS = {"callbacks": True, "logger": True, "augment.train": True, "augment.val": True, "model.losses": False}
 NODES = ("model", "data", "optim", "schedule", "trainer", "model.backbone", "model.fpn", "model.detector",
@@ -124,7 +121,9 @@ def _keys(path: str, node: Mapping[str, Any], allowed: Collection[str]) -> Lines
 
 def _sections(config: Mapping[str, Any]) -> Lines:
     yield from _keys("", config, TOP_LEVEL)
-    for path, allowed in FIXED_KEYS.items():
+    weights = getattr(_object(_get(config, "model")), "loss_names", None)  # None: `_targets` reports the model
+    fixed = FIXED_KEYS if weights is None else {**FIXED_KEYS, "model.loss_weights": weights}
+    for path, allowed in fixed.items():
         section = _get(config, path)
         if isinstance(section, Mapping):
             yield from _keys(path, section, allowed)
@@ -301,6 +300,11 @@ def _boundary(config: Mapping[str, Any]) -> Lines:
         if getattr(_object(term), "supervises", None) == "boundary"
         and (_get(term, "weight", 1.0) != 0 or _get(term, "weight_step", 0.0) != 0)
     }  # fmt: skip
+    head = _get(config, "model.mask_head")
+    if (learns := getattr(_object(head), "learns_boundary", None)) is not None and learns != bool(terms):
+        yield (f"model.losses: {', '.join(terms) or 'none'} of the boundary, which model.mask_head "
+               f"{'learns' if learns else 'does not learn'}; choose 'loss@model.losses=[bce,dice]' with model=bmask, "
+               "and [] with model=mask_rcnn")  # fmt: skip
     if _supervised(variant) and not terms:
         yield ("model.losses: no term supervises the boundary basis; add one, as in 'loss@model.losses=[bce,dice]', or "
                "choose boundary@model.boundary=unsupervised")  # fmt: skip
@@ -328,6 +332,12 @@ def _model(config: Mapping[str, Any]) -> Lines:
     if isinstance(sizes, list) and _is_int(top) and len(sizes) != top + 2:
         yield (f"model.detector.sizes_of_interest: {len(sizes)} borders for {top + 3} levels; give {top + 2}, or set "
                f"model.fpn.top_levels={max(len(sizes) - 2, 0)}")  # fmt: skip
+    anchors, lowest = _get(config, "model.anchor_sizes"), _get(config, "model.fpn.lowest", 3)
+    if isinstance(anchors, list) and _is_int(top) and _is_int(lowest) and len(anchors) != 6 - lowest + top:
+        yield (f"model.anchor_sizes: {len(anchors)} sizes for {6 - lowest + top} levels; give one for each, or set "
+               "model.fpn.lowest and model.fpn.top_levels")  # fmt: skip
+    if _get(config, "model.basis") is not None and lowest != 3:
+        yield f"model.fpn.lowest: {lowest!r}, but bases are made of P3; set model.fpn.lowest=3"
 
 
 def _backbone(config: Mapping[str, Any]) -> Lines:

@@ -58,7 +58,8 @@ def lowest_score(model: B2Inst) -> float:
 
 def layers_of(model: B2Inst) -> tuple[str, ...]:
     """The layers that a model has."""
-    return tuple(name for name in LAYERS if name != "boundary" or model.has_boundary)
+    has = {"bases": model.has_bases, "boundary": model.has_boundary}
+    return tuple(name for name in LAYERS if has.get(name, True))
 
 
 def find(model: B2Inst, name: str, pixels: NDArray[np.uint8]) -> Found:
@@ -111,7 +112,7 @@ def _over(picture: Tensor, inside: Inside, layers: Collection[str], size: tuple[
     """Lay what the network made of the image over it."""
     height, width = size
     canvas = canvas_at(inside, size)
-    if "bases" in layers:
+    if "bases" in layers and inside.bases is not None:
         bases = viz.draw_bases(inside.bases, canvas)[:, :height, :width]
         picture = to_uint8(torch.lerp(picture.float(), bases.float(), BASES_ALPHA))
     if "boundary" in layers and inside.boundary is not None:

@@ -40,7 +40,7 @@ def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Scores | None, Path]:
     except (FileNotFoundError, ValueError) as error:
         raise ConfigError(f"ckpt: {error}") from error
     if config["score_threshold"] is not None:
-        module.model.detector.score_threshold = config["score_threshold"]
+        module.model.score_threshold = config["score_threshold"]
     with runtime.job(module.config["seed"], False, False, module.config["training"]["matmul_precision"]):
         data = build(data_config(module.config["data"], config), CHECKPOINT_DATA_TARGETS)
         if list(data.category_ids) != module.config["category_ids"]:
@@ -133,7 +133,7 @@ def _check(config: dict[str, Any]) -> None:
 
 
 def _check_boundary_f(config: dict[str, Any], module: LitSegmenter, split: Split) -> None:
-    if config["boundary_f"] and not module.model.boundary.image_level:
+    if config["boundary_f"] and not module.model.has_image_boundary:
         raise ConfigError(
             f"boundary_f=true: {config['ckpt']} has no boundary basis that is supervised with the boundary of the "
             "whole image, as boundary@model.boundary=global trains it; set boundary_f=false"

@@ -56,7 +56,7 @@ def describe(model: B2Inst) -> dict[str, Any]:
             "normalization": "in the model",
         },
         "score_threshold": model.score_threshold,
-        "masks": {"frame": "box", "size": model.model.assembly.mask_size, "values": "logits"},
+        "masks": {"frame": "box", "size": model.model.mask_size, "values": "logits"},
     }
 
 

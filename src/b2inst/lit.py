@@ -1,4 +1,4 @@
-"""The LightningModule: a thin shell around the segmenter."""
+"""The LightningModule: a thin shell around the model."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from b2inst.structures import Batch
 
 
 class LitSegmenter(pl.LightningModule):
-    """Trains and validates a `Segmenter`.
+    """Trains and validates a `Model`.
 
     Everything it is made of comes from one plain dict, which is saved in the checkpoint; so a checkpoint is all
     that is needed to build the model again.

@@ -41,6 +41,8 @@ def load_models(config: dict[str, Any], show: Sequence[str]) -> dict[str, B2Inst
     if len(models) > 1:
         _same_classes(config, *models)
     none = " and ".join(str(config[key]) for key in keys)
+    if "bases" in show and not any(model.has_bases for model in models):
+        raise ConfigError(f"show={','.join(show)}: masks of {none} are made without bases; leave out bases")
     if "boundary" in show and not any(model.has_boundary for model in models):
         verb = "has" if len(keys) == 1 else "have"
         raise ConfigError(f"show={','.join(show)}: {none} {verb} no boundary basis; leave out boundary")

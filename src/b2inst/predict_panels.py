@@ -41,8 +41,8 @@ def draw_panels(
 
     Returns:
         caption -> (3, h, w) uint8, one for each of `show`; all but `attention` have the same size, and that has about
-        the same width. Where a model has no boundary basis, `boundary` is an empty space that says so, and so is
-        `attention` where its assembly has none.
+        the same width. Where a model has no bases or no boundary basis, `bases` and `boundary` are an empty space
+        that says so, and so is `attention` where its masks are made without.
     """
     size = shown_size(prediction.size, max_side, MIN_SIDE)
     panels = {}
@@ -54,6 +54,8 @@ def draw_panels(
         elif name == "boundary":
             canvas = canvas_at(inside, size)
             panels["boundary basis"] = _cut(viz.draw_boundary(inside.boundary.sigmoid(), canvas), size)
+        elif name == "bases" and inside.bases is None:
+            panels["masks are made without bases"] = torch.full((3, *size), WHITE, dtype=torch.uint8)
         elif name == "bases":
             panels["bases"] = _cut(viz.draw_bases(inside.bases, canvas_at(inside, size), inside.boundary), size)
         elif not inside.has_attention:

@@ -20,8 +20,8 @@ from b2inst.data.collate import pad
 from b2inst.data.pixels import ImageLike, to_rgb
 from b2inst.lit import LitSegmenter
 from b2inst.models.assembly.blend import Blend
+from b2inst.models.base import Model
 from b2inst.models.inference import Switches
-from b2inst.models.segmenter import Outputs, Segmenter
 from b2inst.prediction import Prediction
 from b2inst.structures import ImageBatch
 
@@ -31,7 +31,7 @@ class Inside:
     """What the network made of one image, on the CPU.
 
     Attributes:
-        bases: (K, h, w) float32 mask bases, of the network input with its padding.
+        bases: (K, h, w) float32 mask bases, of the network input with its padding; None for a model without bases.
         boundary: (h, w) float32 logits of the boundary basis, of whatever class; None for a model without one.
         class_boundary: (C, h, w) float32 logits of the boundary of each class; None for a model that does not tell them
             apart.
@@ -43,7 +43,7 @@ class Inside:
         canvas: (height, width) of the network input.
     """
 
-    bases: Tensor
+    bases: Tensor | None
     boundary: Tensor | None
     class_boundary: Tensor | None
     blend: Blend | None
@@ -88,7 +88,7 @@ class B2Inst:
         config = module.config
         self.device = choose_device(device)
         self._switches = switches or Switches()
-        self.model: Segmenter = self._switches.prepare(module.model).to(self.device)
+        self.model: Model = self._switches.prepare(module.model).to(self.device)
         self.class_names: tuple[str, ...] = tuple(config["classes"])
         self.category_ids: tuple[int, ...] = tuple(config["category_ids"])
         self.score_threshold = DEFAULT_THRESHOLD if module.best_threshold is None else module.best_threshold
@@ -116,14 +116,19 @@ class B2Inst:
         return cls(LitSegmenter.from_checkpoint(path), device, switches)
 
     @property
+    def has_bases(self) -> bool:
+        """Whether masks are made of bases, which `Inside.bases` shows."""
+        return self.model.has_bases
+
+    @property
     def has_boundary(self) -> bool:
         """Whether the model has a boundary basis."""
-        return self.model.boundary.num_bases > 0
+        return self.model.has_boundary
 
     @property
     def has_attention(self) -> bool:
         """Whether the masks are made with attention, which `Inside.blend` shows."""
-        return self.model.assembly.has_attention
+        return self.model.has_attention
 
     @overload
     def predict(self, images: ImageLike, score_threshold: float | None = None, batch_size: int = 1) -> Prediction: ...
@@ -251,28 +256,22 @@ class B2Inst:
 
     @contextmanager
     def _finds_from(self, threshold: float | None) -> Iterator[None]:
-        """Let the detector look further down than in the validation where less is asked for.
-
-        Its threshold is one of probabilities, of which a score is the root at most; the little less is for rounding.
-        """
-        detector: Any = self.model.detector
-        usual = detector.score_threshold
-        detector.score_threshold = usual if threshold is None else min(usual, 0.999999 * threshold**2)
+        """Let the model look further down than in the validation where less is asked for."""
+        usual = self.model.score_threshold
+        self.model.score_threshold = usual if threshold is None else min(usual, self.model.threshold_for(threshold))
         try:
             yield
         finally:
-            detector.score_threshold = usual
+            self.model.score_threshold = usual
 
     def _inside(
-        self, outputs: Outputs, index: int, blend: Blend | None, size: tuple[int, int], canvas: tuple[int, int]
+        self, outputs: Any, index: int, blend: Blend | None, size: tuple[int, int], canvas: tuple[int, int]
     ) -> Inside:
-        bases = outputs.bases[index].float().cpu()
-        own = self.model.split(bases[None])[1]
-        boundary, by_class = self.model.boundary.logits(own), self.model.boundary.class_logits(own)
+        bases = self.model.bases(outputs, index)
         return Inside(
-            bases=bases[: self.model.num_bases],
-            boundary=None if boundary is None else boundary[0],
-            class_boundary=None if by_class is None else by_class[0],
+            bases=None if bases is None else bases.masks,
+            boundary=None if bases is None else bases.boundary,
+            class_boundary=None if bases is None else bases.class_boundary,
             blend=None if blend is None else Blend(blend.attention.cpu(), blend.bases.cpu()),
             has_attention=self.has_attention,
             size=size,

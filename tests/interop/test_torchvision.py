@@ -8,13 +8,14 @@ import torchvision
 
 from b2inst.interop.adelaidet import Report
 from b2inst.interop.coco_classes import COCO
-from b2inst.interop.torchvision import is_fcos, load_fcos, load_resnet
+from b2inst.interop.torchvision import is_fcos, is_mask_rcnn, load_fcos, load_mask_rcnn, load_resnet
 from b2inst.models.backbone import ResNet
 from b2inst.models.boundary import NoBoundary
 from b2inst.models.fpn import FPN
 from b2inst.models.segmenter import Segmenter
 from interop.small import weights
 from models import build
+from models.two_stage import mask_rcnn, torchvisions, twin
 
 
 @pytest.fixture(scope="module")
@@ -92,3 +93,33 @@ def test_an_fcos_that_does_not_fit(fcos: torch.nn.Module) -> None:
         load_fcos(build.segmenter(), fcos.state_dict(), [1, 2, 3])
     with pytest.raises(ValueError, match="below 91"):
         load_fcos(build.segmenter(), fcos.state_dict(), [1, 2, 91])
+
+
+# ---- Mask R-CNN, whose outputs are compared in models/test_mask_rcnn.py ----------------------------------------------
+
+
+def test_the_rows_of_our_classes_and_older_names() -> None:
+    state = dict(torchvisions().state_dict())
+    assert is_mask_rcnn(state) and not is_fcos(state) and not is_mask_rcnn({"fc.weight": torch.zeros(1)})
+    older = {
+        k.replace("rpn.head.conv.0.0.", "rpn.head.conv.").replace(".0.weight", ".weight").replace(".0.bias", ".bias")
+        if k.startswith(("rpn.head.conv", "backbone.fpn")) else k: v for k, v in state.items()
+    }  # fmt: skip
+    assert older.keys() != state.keys()
+    model = twin(torchvisions())
+    complete = {k: v.clone() for k, v in model.state_dict().items()}
+    load_mask_rcnn(model, older, [3, 1, 2])
+    rows = [0, 3, 1, 2]
+    for key, value in model.state_dict().items():
+        wanted = complete[key]
+        if key.startswith(("roi_heads.box_predictor.", "mask_head.predictor.mask_fcn_logits.")):
+            wanted = wanted.unflatten(0, (4, -1))[rows].flatten(0, 1)
+        assert torch.equal(value, wanted), key
+
+
+def test_a_mask_rcnn_that_does_not_fit() -> None:
+    state = torchvisions().state_dict()
+    with pytest.raises(ValueError, match=r"rpn\.head\.conv\.0\.0\.weight \(256, 256, 3, 3\)"):
+        load_mask_rcnn(mask_rcnn(), state, [1, 2, 3])
+    with pytest.raises(ValueError, match="category ids below 4"):
+        load_mask_rcnn(mask_rcnn(), state, [1, 2, 4])

@@ -12,10 +12,10 @@ REMEDIES = ("weights=imagenet", r"weights=/path/to/file\.pth", "weights=null")
 @pytest.mark.parametrize(
     ("make", "channels"),
     [
-        (lambda: ResNet(18, weights=None), [128, 256, 512]),
-        (lambda: ResNet(50, weights=None), [512, 1024, 2048]),
-        (lambda: ResNet(50, weights=None, preset="msra"), [512, 1024, 2048]),
-        (lambda: MobileNetV2(weights=None), [32, 96, 320]),
+        (lambda: ResNet(18, weights=None), [64, 128, 256, 512]),
+        (lambda: ResNet(50, weights=None), [256, 512, 1024, 2048]),
+        (lambda: ResNet(50, weights=None, preset="msra"), [256, 512, 1024, 2048]),
+        (lambda: MobileNetV2(weights=None), [24, 32, 96, 320]),
     ],
 )
 def test_shapes(make, channels):
@@ -23,7 +23,7 @@ def test_shapes(make, channels):
     features = backbone(torch.zeros(1, 3, 64, 96))
     assert backbone.out_channels == channels
     assert [tuple(f.shape) for f in features] == [
-        (1, c, 64 // s, 96 // s) for c, s in zip(channels, (8, 16, 32), strict=True)
+        (1, c, 64 // s, 96 // s) for c, s in zip(channels, (4, 8, 16, 32), strict=True)
     ]
 
 

@@ -25,6 +25,34 @@ def test_fewer_levels(top_levels):
     assert len(fpn(features())) == len(fpn.strides) == 3 + top_levels
 
 
+def maps_from_c2():
+    return [torch.randn(1, 16, 64, 64, generator=torch.Generator().manual_seed(1)), *features(height=256, width=256)]
+
+
+def test_the_maps_of_a_backbone_that_it_does_not_read():
+    torch.manual_seed(0)
+    fpn = FPN([16, 32, 64, 128], channels=16)
+    levels = fpn(maps_from_c2())
+    assert all(torch.equal(a, b) for a, b in zip(levels, fpn(maps_from_c2()[1:]), strict=True))
+
+
+def test_from_p2_with_a_pooled_top():
+    fpn = FPN([16, 32, 64, 128], channels=16, top_levels=1, lowest=2, top="pool")
+    levels = fpn(maps_from_c2())
+    assert fpn.strides == [4, 8, 16, 32, 64]
+    assert [p.shape[-1] for p in levels] == [64, 32, 16, 8, 4]
+    assert torch.equal(levels[4], levels[3][:, :, ::2, ::2])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"lowest": 4}, "give 2 or 3"), ({"top": "max"}, "'max'.*conv, pool"), ({"top": "pool"}, "give 1 or 0")],
+)
+def test_levels_that_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        FPN([16, 32, 64, 128], channels=16, **options)
+
+
 def test_parameters_of_the_published_size():
     counts = sum(p.numel() for p in FPN([512, 1024, 2048]).parameters())
     lateral = (512 + 1024 + 2048) * 256 + 3 * 256

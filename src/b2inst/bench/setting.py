@@ -52,7 +52,7 @@ class Spec:
     Attributes:
         name: in the report.
         train: a training step and not a detection.
-        model: configuration of a `Segmenter`; None: one of torchvision's, or a checkpoint.
+        model: configuration of one of ours; None: one of torchvision's, or a checkpoint.
         optim: configuration of its optimizer, for a training step.
         ckpt: a checkpoint, whose weights and thresholds are used as they are.
         setting: the work.

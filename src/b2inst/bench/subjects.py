@@ -14,7 +14,7 @@ from b2inst.bench.setting import CLASSES, Setting, Spec, labelled, noise
 from b2inst.config import CHECKPOINT_TARGETS, build
 from b2inst.data.boundary_target import BoundaryTarget
 from b2inst.lit import LitSegmenter
-from b2inst.models.segmenter import Found, Segmenter
+from b2inst.models.base import Found, Model
 from b2inst.ops.masks import masks_to_rle
 
 
@@ -50,13 +50,6 @@ def make(spec: Spec) -> Subject:
     return OurDetection(build({**spec.model, "num_classes": CLASSES}, CHECKPOINT_TARGETS), spec.setting)
 
 
-def _stages(model: Segmenter) -> dict[str, nn.Module]:
-    return {
-        "normalize": model.normalize, "backbone": model.backbone, "fpn": model.fpn, "detector": model.detector,
-        "basis": model.basis, "assembly": model.assembly, "scoring": model.scoring,
-    }  # fmt: skip
-
-
 class _Stage(nn.Module):
     """A function as a stage that can be timed."""
 
@@ -69,7 +62,7 @@ class _Stage(nn.Module):
 
 
 class OurDetection:
-    """A segmenter from uint8 pixels to RLEs, as `B2Inst` runs it.
+    """One of our models from uint8 pixels to RLEs, as `B2Inst` runs it.
 
     Args:
         model: as it was built.
@@ -77,27 +70,22 @@ class OurDetection:
         calibrate: give random weights boxes and scores like those of a trained model.
     """
 
-    def __init__(self, model: Segmenter, setting: Setting, calibrate: bool = True) -> None:
+    def __init__(self, model: Model, setting: Setting, calibrate: bool = True) -> None:
         if calibrate:
-            nn.init.constant_(model.detector.box_pred.bias, 4.0)  # boxes of 8 strides
-            nn.init.normal_(model.basis.bases.weight, std=0.3)  # masks that are not empty
+            model.start_for_timing()
         self.switches = setting.switches
         self.device = torch.device(setting.device)
         self.model = self.switches.prepare(model).to(self.device)
-        self.model.detector.detections_per_image = setting.detections
+        self.model.detections_per_image = setting.detections
         self.images = noise(setting)
-        self.stages = _stages(self.model)
+        self.stages = self.model.stages()
         if calibrate:
             self._calibrate(setting.candidates)
 
     @torch.inference_mode()
     def _calibrate(self, candidates: int) -> None:
-        outputs = self.model(self.images).detector
-        joint = [
-            (logits[0].float().sigmoid() * quality[0].float().sigmoid()).flatten()
-            for logits, quality in zip(outputs.cls_logits, outputs.quality_logits, strict=True)
-        ]
-        self.model.detector.score_threshold = peers.kth_largest(torch.cat(joint), candidates)
+        scores = self.model.candidate_scores(self.model(self.images), self.images)
+        self.model.score_threshold = peers.kth_largest(scores, candidates)
 
     @torch.inference_mode()
     def network(self) -> Found:
@@ -140,7 +128,7 @@ class TorchvisionDetection:
 
 
 class OurTraining:
-    """A training step of a segmenter, the boundary target included.
+    """A training step of one of our models, the boundary target included.
 
     Args:
         model: as it was built.
@@ -149,7 +137,7 @@ class OurTraining:
     """
 
     def __init__(
-        self, model: Segmenter, optimizer: Callable[[nn.Module, int], torch.optim.Optimizer], setting: Setting
+        self, model: Model, optimizer: Callable[[nn.Module, int], torch.optim.Optimizer], setting: Setting
     ) -> None:
         switches = setting.switches
         self.model = model.train().to(setting.device)
@@ -159,7 +147,7 @@ class OurTraining:
             self.model.compile_parts()
         self.batch = labelled(setting)
         self.target, self.losses = _Stage(BoundaryTarget()), _Stage(self.model.losses)
-        self.stages = {"boundary target": self.target, **_stages(self.model), "losses": self.losses}
+        self.stages = {"boundary target": self.target, **self.model.stages(), "losses": self.losses}
         self.optimizer = optimizer(self.model, setting.batch_size)
         self.autocast = partial(switches.autocast, torch.device(setting.device))
 

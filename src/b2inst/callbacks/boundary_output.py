@@ -27,7 +27,7 @@ class BoundaryOutput(BoundaryF):
     """
 
     def __init__(self, model: Segmenter, truth: GroundTruth, category_ids: Sequence[int]) -> None:
-        if not model.boundary.image_level:
+        if not model.has_image_boundary:
             raise ValueError(
                 "boundary_f=true: the model has no boundary basis that is supervised with the boundary of the whole "
                 "image; train with boundary@model.boundary=global, or set boundary_f=false"

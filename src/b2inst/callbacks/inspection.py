@@ -32,7 +32,14 @@ class Inspection(pl.Callback):
         self._inspector: Inspector | None = None
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start afresh."""
+        """Start afresh.
+
+        Raises:
+            ValueError: masks of this model are made without bases, and there is nothing to inspect.
+        """
+        if not pl_module.model.has_bases:
+            name = type(pl_module.model).__name__
+            raise ValueError(f"an inspection shows how masks are made of bases, and {name} has none")
         self._inspector = Inspector(pl_module.model)
 
     def on_validation_batch_end(

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from b2inst import viz
 from b2inst.callbacks.evaluation import CocoEvaluation
-from b2inst.models.segmenter import Outputs, Segmenter
+from b2inst.models.base import Model
 from b2inst.structures import Batch
 from b2inst.writing import may_fail
 
@@ -74,12 +74,12 @@ class Pictures(pl.Callback):
 
 
 def draw_panels(
-    model: Segmenter, batch: Batch, outputs: dict[str, Any], index: int, class_names: list[str], threshold: float
+    model: Model, batch: Batch, outputs: dict[str, Any], index: int, class_names: list[str], threshold: float
 ) -> dict[str, Tensor]:
     """Pictures of one image of a batch, by caption.
 
     Args:
-        model: tells the boundary basis from the others.
+        model: whose outputs these are; its bases are drawn, if it has any.
         batch: with or without targets.
         outputs: `detections` and `outputs` of the batch, as the validation step returns them.
         index: which image.
@@ -89,7 +89,6 @@ def draw_panels(
     Returns:
         (3, H, W) uint8 each: the image without its padding, enlarged by a whole number where it is small.
     """
-    raw: Outputs = outputs["outputs"]
     height, width = batch.images.sizes[index].tolist()
     zoom = math.ceil(MIN_SIDE / min(height, width, MIN_SIDE))
     size = (zoom * height, zoom * width)
@@ -107,12 +106,11 @@ def draw_panels(
         panels["ground truth"] = viz.draw_instances(image, masks, targets.labels.cpu()[own], class_names)
     detections = outputs["detections"][index].to("cpu").resized(size)
     panels["predictions"] = viz.draw_detections(image, detections, class_names, threshold)
-    bases = raw.bases[index].float().cpu()
-    logits = model.boundary.logits(model.split(bases[None])[1])
-    boundary = None if logits is None else logits[0]
-    panels["bases"] = shown(viz.draw_bases(bases[: model.num_bases], canvas, boundary))
-    if boundary is not None:
-        panels["boundary basis"] = shown(viz.draw_boundary(boundary.sigmoid(), canvas))
+    bases = model.bases(outputs["outputs"], index)
+    if bases is not None:
+        panels["bases"] = shown(viz.draw_bases(bases.masks, canvas, bases.boundary))
+    if bases is not None and bases.boundary is not None:
+        panels["boundary basis"] = shown(viz.draw_boundary(bases.boundary.sigmoid(), canvas))
     if targets is not None and targets.boundary is not None:
         target, weight = targets.boundary[index].cpu(), targets.boundary_weight[index].cpu()
         panels["boundary target"] = shown(viz.draw_boundary(target, canvas, weight))

@@ -5,8 +5,9 @@
 
 What IN holds decides:
 
-* AdelaiDet's BlendMask, CondInst or FCOS, or torchvision's FCOS: OUT is a checkpoint that `b2inst.evaluate ckpt=OUT`
-  and `b2inst.train init_from=OUT` read. key=value are settings as for `b2inst.train`, for instance experiment=b2inst.
+* AdelaiDet's BlendMask, CondInst or FCOS, or torchvision's FCOS or Mask R-CNN: OUT is a checkpoint that
+  `b2inst.evaluate ckpt=OUT` and `b2inst.train init_from=OUT` read. key=value are settings as for `b2inst.train`, for
+  instance experiment=b2inst.
 * MSRA's ImageNet ResNets: OUT is a state dict for `model.backbone.preset=msra model.backbone.weights=OUT`.
 * a checkpoint of this package: OUT is a state dict of AdelaiDet.
 """
@@ -30,7 +31,7 @@ from b2inst.interop.adelaidet import Report, export_adelaidet, load_adelaidet
 from b2inst.interop.coco_classes import COCO
 from b2inst.interop.files import read_weights, state_dict_of, with_current_names
 from b2inst.interop.msra import is_msra, msra_to_torchvision
-from b2inst.interop.torchvision import is_fcos, load_fcos
+from b2inst.interop.torchvision import is_fcos, is_mask_rcnn, load_fcos, load_mask_rcnn
 from b2inst.interop.variant import Variant, variant_of
 from b2inst.lit import LitSegmenter
 from b2inst.paths import config_dir
@@ -38,6 +39,7 @@ from b2inst.paths import config_dir
 # torchvision's FCOS as our sizes; the masks that it does not have are BlendMask's.
 _TORCHVISION = ("model.backbone.preset=torchvision", "model.backbone.weights=null", "model.backbone.depth=50",
                 "model.detector.threshold_with_quality=true")  # fmt: skip
+_MASK_RCNN = ("experiment=mask_rcnn_r50", "model.backbone.weights=null")
 
 
 def convert(
@@ -81,7 +83,10 @@ def convert(
 
 
 def _export(source: Path, target: Path) -> str:
-    state = export_adelaidet(LitSegmenter.from_checkpoint(source).model)
+    model = LitSegmenter.from_checkpoint(source).model
+    if not model.has_bases:
+        raise ValueError(f"{source}: AdelaiDet has names for basis-based models, and not for {type(model).__name__}")
+    state = export_adelaidet(model)
     torch.save(state, target)
     return f"{target}: {len(state)} tensors under AdelaiDet's names"
 
@@ -92,6 +97,9 @@ def _module(
     if is_fcos(state):
         module = LitSegmenter(compose_config([*_TORCHVISION, *overrides], classes))
         return module, load_fcos(module.model, state, module.config["category_ids"], source)
+    if is_mask_rcnn(state):
+        module = LitSegmenter(compose_config([*_MASK_RCNN, *overrides], classes))
+        return module, load_mask_rcnn(module.model, state, module.config["category_ids"], source)
     state = with_current_names(state)
     variant = variant_of(state, source)
     if variant.num_classes != len(classes) and not reset_classifier:

@@ -1,4 +1,4 @@
-"""torchvision's weights: ImageNet ResNets for the backbone, and its FCOS for the detector."""
+"""torchvision's weights: ImageNet ResNets for the backbone, its FCOS for the detector, and its Mask R-CNN."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from b2inst.interop.adelaidet import Report
 from b2inst.models.backbone import ResNet
+from b2inst.models.mask_rcnn import MaskRCNN
 from b2inst.models.preset import PRESETS
 from b2inst.models.segmenter import Segmenter
 
@@ -25,6 +26,19 @@ _FCOS = (
     (r"head\.regression_head\.bbox_ctrness\.(.+)", r"detector.quality.\1"),
 )
 _FCOS_MARK = "head.classification_head.cls_logits.weight"
+# The same of `maskrcnn_resnet50_fpn`, whose first files have older names for some layers.
+_MASK_RCNN = (
+    (r"backbone\.fpn\.(inner_blocks|layer_blocks)\.(\d)\.(?:0\.)?(weight|bias)", r"fpn.pyramid.\1.\2.0.\3"),
+    (r"rpn\.head\.conv\.(?:0\.0\.)?(weight|bias)", r"rpn.head.conv.0.0.\1"),
+    (r"(rpn\.head\.(?:cls_logits|bbox_pred)\..+)", r"\1"),
+    (r"(roi_heads\.box_.+)", r"\1"),
+    (r"roi_heads\.mask_head\.(\d\.0\..+)", r"mask_head.head.\1"),
+    (r"roi_heads\.mask_predictor\.(.+)", r"mask_head.predictor.\1"),
+)
+_MASK_RCNN_MARK = "roi_heads.mask_predictor.mask_fcn_logits.weight"
+# Its outputs with a row, or four, for each category id.
+_OF_CLASSES = ("roi_heads.box_predictor.cls_score.", "roi_heads.box_predictor.bbox_pred.",
+               "roi_heads.mask_predictor.mask_fcn_logits.")  # fmt: skip
 # Its locations are the upper left corners of the cells, ours their centers, half a stride further.
 _SHIFT = (0.5, 0.5, -0.5, -0.5)
 
@@ -101,7 +115,7 @@ def load_fcos(
     own = model.state_dict()
     rows = _class_rows(state[_FCOS_MARK], category_ids, source)
     loaded, problems = {}, []
-    for key, name in _fcos_names(state).items():
+    for key, name in _names(state, _FCOS).items():
         value = state[key][rows] if "cls_logits" in key else state[key]
         if name not in own or own[name].shape != value.shape:
             problems.append(f"{key} {tuple(value.shape)}")
@@ -122,10 +136,54 @@ def load_fcos(
     return Report(taken, fresh, [*report.left_over, *unused])
 
 
-def _fcos_names(state: Mapping[str, Tensor]) -> dict[str, str | None]:
+def is_mask_rcnn(state: Mapping[str, Tensor]) -> bool:
+    """Whether a state dict is that of torchvision's Mask R-CNN."""
+    return _MASK_RCNN_MARK in state
+
+
+def load_mask_rcnn(
+    model: MaskRCNN, state: Mapping[str, Tensor], category_ids: Sequence[int], source: str = "state dict"
+) -> Report:
+    """Copy torchvision's Mask R-CNN; the model then finds what torchvision's does.
+
+    Its class outputs have a row for each category id and one for the background; the rows of our classes are taken. The
+    published file was made without the epsilon of batch norm, which changes its outputs by less than 1e-4.
+
+    Args:
+        model: ResNet-50 with preset `torchvision`, P2 to P6 with `top=pool`, the sizes of `model=mask_rcnn`.
+        state: of `torchvision.models.detection.maskrcnn_resnet50_fpn`.
+        category_ids: of our classes, in their order, for instance COCO's 80.
+        source: where it comes from, for messages.
+
+    Raises:
+        ValueError: for another preset or other sizes; all keys that do not fit are listed.
+    """
+    body = {k.removeprefix("backbone.body."): v for k, v in state.items() if k.startswith("backbone.body.")}
+    own = model.state_dict()
+    rows = [0, *_class_rows(state[_MASK_RCNN_MARK], category_ids, source)]
+    loaded, problems = {}, []
+    for key, name in _names(state, _MASK_RCNN).items():
+        value = state[key]
+        if key.startswith(_OF_CLASSES):
+            value = value.unflatten(0, (len(state[_MASK_RCNN_MARK]), -1))[rows].flatten(0, 1)
+        if name not in own or own[name].shape != value.shape:
+            problems.append(f"{key} {tuple(value.shape)}")
+        else:
+            loaded[name] = value
+    missing = [k for k in own if not k.startswith("backbone.") and k not in loaded]
+    if problems or missing:
+        raise ValueError(f"{source}: does not fit this model. In the file: {', '.join(problems) or 'all fit'}. "
+                         f"In the model alone: {', '.join(missing) or 'none'}")  # fmt: skip
+    report = load_resnet(model.backbone, body, source)
+    model.load_state_dict({**model.state_dict(), **loaded})
+    unused = [f"{_MASK_RCNN_MARK} row {row}" for row in range(len(state[_MASK_RCNN_MARK])) if row not in rows]
+    return Report([*(f"backbone.{k}" for k in report.loaded), *loaded], {}, [*report.left_over, *unused])
+
+
+def _names(state: Mapping[str, Tensor], patterns: Sequence[tuple[str, str]]) -> dict[str, str | None]:
     """Our name of each tensor outside of the backbone, None for what we do not know."""
     keys = [key for key in state if not key.startswith("backbone.body.")]
-    return {k: next((re.sub(p, to, k) for p, to in _FCOS if re.fullmatch(p, k)), None) for k in keys}
+    return {k: next((re.sub(p, to, k) for p, to in patterns if re.fullmatch(p, k)), None) for k in keys}
 
 
 def _class_rows(weight: Tensor, category_ids: Sequence[int], source: str) -> list[int]:

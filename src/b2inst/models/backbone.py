@@ -1,4 +1,4 @@
-"""Backbones: torchvision's ResNets and MobileNetV2, cut to the three feature maps that the FPN reads."""
+"""Backbones: torchvision's ResNets and MobileNetV2, cut to the four feature maps that an FPN may read."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ RESNET_DEPTHS = (18, 34, 50, 101)
 
 
 class Backbone(nn.Module):
-    """C3, C4 and C5 (strides 8, 16, 32): the last three stages of a classification network.
+    """C2 to C5 (strides 4, 8, 16, 32): the last four stages of a classification network.
 
     Args:
         stages: stem and stages in order; `freeze_at` counts them.
-        out_channels: channels of C3, C4 and C5.
+        out_channels: channels of C2 to C5.
         preset: the conventions of the input.
         freeze_at: how many stages are fixed.
 
@@ -61,13 +61,13 @@ class Backbone(nn.Module):
             x: (N, 3, H, W) normalized images, H and W multiples of 32.
 
         Returns:
-            C3, C4, C5: (N, C, H / s, W / s) for s = 8, 16, 32.
+            C2 to C5: (N, C, H / s, W / s) for s = 4, 8, 16, 32.
         """
         features = []
         for stage in self.stages:
             x = stage(x)
             features.append(x)
-        return features[-3:]
+        return features[-4:]
 
 
 def _norm(name: str) -> Callable[[int], nn.Module]:
@@ -136,9 +136,9 @@ class ResNet(Backbone):
         weights_enum = getattr(torchvision.models, f"ResNet{depth}_Weights").IMAGENET1K_V1
         _load(body, weights, allow_missing, lambda: weights_enum.get_state_dict(progress=True, check_hash=True))
         stem = nn.Sequential(body.conv1, body.bn1, body.relu, body.maxpool)
-        width = 128 if depth < 50 else 512
+        width = 64 if depth < 50 else 256
         stages = [stem, body.layer1, body.layer2, body.layer3, body.layer4]
-        super().__init__(stages, [width, 2 * width, 4 * width], conventions, freeze_at)
+        super().__init__(stages, [width * 2**i for i in range(4)], conventions, freeze_at)
 
 
 class MobileNetV2(Backbone):
@@ -174,4 +174,4 @@ class MobileNetV2(Backbone):
         _load(body, weights, allow_missing, lambda: weights_enum.get_state_dict(progress=True, check_hash=True))
         starts = (0, *self.ENDS[:-1])
         stages = [body.features[a:b] for a, b in zip(starts, self.ENDS, strict=True)]
-        super().__init__(stages, [32, 96, 320], get_preset(preset), freeze_at)
+        super().__init__(stages, [24, 32, 96, 320], get_preset(preset), freeze_at)

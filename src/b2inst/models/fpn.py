@@ -1,4 +1,4 @@
-"""Feature pyramid network, P3 to P7."""
+"""Feature pyramid network, P2 or P3 to P7."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork
-from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool
 
 NORMS: dict[str, Callable[..., nn.Module] | None] = {
     "none": None,
@@ -18,7 +18,7 @@ NORMS: dict[str, Callable[..., nn.Module] | None] = {
 }
 
 
-class _PaddedConv(nn.Conv2d):
+class PaddedConv(nn.Conv2d):
     """A convolution whose padding is written out.
 
     PyTorch 2.14 on a CPU leaves parts of the weight gradient unset where a bfloat16 3x3 convolution of stride 2 pads a
@@ -36,7 +36,7 @@ class _TopBlock(ExtraFPNBlock):
 
     def __init__(self, channels: int, levels: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(_PaddedConv(channels, channels, 3, stride=2, padding=1) for _ in range(levels))
+        self.convs = nn.ModuleList(PaddedConv(channels, channels, 3, stride=2, padding=1) for _ in range(levels))
         for conv in self.convs:
             nn.init.kaiming_uniform_(conv.weight, a=1)
             nn.init.zeros_(conv.bias)
@@ -50,37 +50,69 @@ class _TopBlock(ExtraFPNBlock):
         return results, names
 
 
+def top_block(top: str, channels: int, levels: int) -> ExtraFPNBlock | None:
+    """What makes the levels above the last one, None if there are none; see `FPN`.
+
+    Raises:
+        ValueError: for an unknown kind, or several levels of `pool`.
+    """
+    if top not in ("conv", "pool"):
+        raise ValueError(f"unknown top {top!r} of the FPN; allowed: conv, pool")
+    if not levels:
+        return None
+    if top == "conv":
+        return _TopBlock(channels, levels)
+    if levels > 1:
+        raise ValueError(f"top_levels={levels}: top=pool makes one level; give 1 or 0, or top=conv")
+    return LastLevelMaxPool()
+
+
 class FPN(nn.Module):
-    """torchvision's FPN on C3 to C5 (nearest up-sampling, sum), with further levels from P5.
+    """torchvision's FPN on C3 to C5 or C2 to C5 (nearest up-sampling, sum), with further levels from P5.
 
     Args:
-        in_channels: channels of C3, C4 and C5.
+        in_channels: channels of the feature maps of the backbone, that of C5 last.
         channels: channels of every level.
         top_levels: levels above P5, 2 for P3 to P7.
         norm: `none` (as published), `gn` or `bn` after each convolution; helps when training from scratch.
+        lowest: 3 to begin with P3, which basis-based models want, or 2 with P2.
+        top: what makes the levels above P5: `conv`, or `pool` for every other cell of P5, one level (Mask R-CNN).
 
     Raises:
-        ValueError: for an unknown norm.
+        ValueError: for an unknown norm or top, or a lowest level or number of levels that cannot be.
     """
 
-    def __init__(self, in_channels: list[int], channels: int = 256, top_levels: int = 2, norm: str = "none") -> None:
+    def __init__(
+        self,
+        in_channels: list[int],
+        channels: int = 256,
+        top_levels: int = 2,
+        norm: str = "none",
+        lowest: int = 3,
+        top: str = "conv",
+    ) -> None:
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"unknown norm {norm!r} of the FPN; allowed: {', '.join(NORMS)}")
+        if lowest not in (2, 3):
+            raise ValueError(f"lowest={lowest}: the FPN begins with P2 or P3; give 2 or 3")
         self.channels = channels
-        self.strides = [8 * 2**i for i in range(3 + top_levels)]
         self.top_levels = top_levels
-        top = _TopBlock(channels, top_levels) if top_levels else None
-        self.pyramid = FeaturePyramidNetwork(in_channels, channels, extra_blocks=top, norm_layer=NORMS[norm])
+        self.strides = [2 ** (lowest + i) for i in range(6 - lowest + top_levels)]
+        self.maps = 6 - lowest  # of the backbone, the last ones
+        self.pyramid = FeaturePyramidNetwork(
+            in_channels[-self.maps :], channels, extra_blocks=top_block(top, channels, top_levels),
+            norm_layer=NORMS[norm],
+        )  # fmt: skip
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
         """Build the pyramid.
 
         Args:
-            features: C3, C4, C5.
+            features: of the backbone, C5 last.
 
         Returns:
-            P3, P4, ...: (N, channels, H / s, W / s) for the strides s, rounded up.
+            P3, P4, ... or P2, P3, ...: (N, channels, H / s, W / s) for the strides s, rounded up.
         """
-        named = OrderedDict((f"p{3 + i}", f) for i, f in enumerate(features))
+        named = OrderedDict((str(i), f) for i, f in enumerate(features[-self.maps :]))
         return list(self.pyramid(named).values())

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision.ops import FrozenBatchNorm2d
 
-from b2inst.models.segmenter import Segmenter
+from b2inst.models.base import Model
 
 PRECISIONS = ("32", "bf16")
 
@@ -38,7 +38,7 @@ class Switches:
         if str(self.precision) not in PRECISIONS:
             raise ValueError(f"precision={self.precision}: give one of {', '.join(PRECISIONS)}")
 
-    def prepare(self, model: Segmenter) -> Segmenter:
+    def prepare(self, model: Model) -> Model:
         """A copy of the model in evaluation mode, with the switches set."""
         model = copy.deepcopy(model).eval()
         if self.fold_batch_norm:

@@ -1,4 +1,4 @@
-"""The whole model: the only place that knows all the boxes of the method's figure."""
+"""The basis-based model: the only place that knows all the boxes of the method's figure."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from b2inst.losses.term import Term
 from b2inst.models.assembly.base import Assembly, Instances
 from b2inst.models.assembly.blend import Blend
 from b2inst.models.backbone import Backbone
+from b2inst.models.base import Bases, Model
 from b2inst.models.basis import BasisHead, SemanticHead
 from b2inst.models.boundary import InstanceRois, NoBoundary
 from b2inst.models.fcos import FCOS, DetectorOutputs, Locations
 from b2inst.models.fpn import FPN
-from b2inst.models.preset import Normalize
 from b2inst.models.scoring import NoScoring
 from b2inst.models.scoring_base import MaskScoring, PredictedMasks
 from b2inst.ops.ranks import best_of_groups
@@ -69,7 +69,7 @@ class Found:
         ]  # fmt: skip
 
 
-class Segmenter(nn.Module):
+class Segmenter(Model):
     """B2Inst, or the basis-based segmenter that it extends, put together from its parts.
 
     The parts that depend on the sizes of others are given as functions of these sizes.
@@ -90,7 +90,14 @@ class Segmenter(nn.Module):
             `boundary`, which multiplies the weight of every boundary term.
         clip_before_pool: cut detected boxes at the image before masks are pooled in them; the published BlendMask
             does not, and squeezes the masks of boxes that leave the image.
+
+    Raises:
+        ValueError: if the FPN does not begin with P3.
     """
+
+    loss_names = ("cls", "box", "quality", "mask", "semantic", "boundary", "score_iou", "score_boundary")
+    can_export = True
+    has_bases = True
 
     def __init__(
         self,
@@ -109,13 +116,13 @@ class Segmenter(nn.Module):
         loss_weights: Mapping[str, float],
         clip_before_pool: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(backbone, loss_weights)
         num_bases = assembly.usual_bases if num_bases is None else num_bases
         blended = num_bases + boundary.use_prediction
-        self.normalize = Normalize(backbone.preset)
-        self.backbone = backbone
         self.fpn = fpn(in_channels=backbone.out_channels)
         channels, strides = self.fpn.channels, self.fpn.strides
+        if strides[0] != 8:
+            raise ValueError(f"the FPN begins at stride {strides[0]}, but bases are made of P3; set model.fpn.lowest=3")
         self.detector = detector(
             in_channels=channels, num_classes=num_classes, num_params=assembly.num_params(blended), strides=strides
         )
@@ -126,7 +133,6 @@ class Segmenter(nn.Module):
         self.scoring = scoring(in_channels=channels, num_classes=num_classes, strides=strides)
         self.semantic = semantic(in_channels=channels, num_classes=num_classes)
         self.terms = nn.ModuleDict(losses)
-        self.loss_weights = dict(loss_weights)
         self.num_bases = num_bases
         self.clip_before_pool = clip_before_pool
         if boundary.use_prediction:
@@ -142,21 +148,14 @@ class Segmenter(nn.Module):
         return bases[:, : self.num_bases], bases[:, self.num_bases :]
 
     def compile_parts(self) -> None:
-        """Compile what looks at the whole image; the shapes of the rest change with every image."""
+        """See `Model.compile_parts`."""
         for part in (self.backbone, self.fpn, self.detector, self.basis):
             part.compile()
 
     # ---- training -------------------------------------------------------------------------------------------------
 
     def losses(self, outputs: Outputs, batch: Batch) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """All losses of a batch with targets.
-
-        Returns:
-            Unweighted scalars by name, each attached to the graph; and statistics for the log, not to be optimized.
-
-        Raises:
-            ValueError: if the batch has no targets.
-        """
+        """See `Model.losses`."""
         if batch.targets is None:
             raise ValueError("losses() needs targets, and this batch has none")
         targets = batch.targets
@@ -185,19 +184,13 @@ class Segmenter(nn.Module):
         return losses, stats
 
     def weights(self, epoch: int = 0) -> dict[str, float]:
-        """Factor of every loss in the total, by the names that `losses` uses."""
-        names = ("cls", "box", "quality", "mask", "semantic", "score_iou", "score_boundary")
-        factors = {name: self.loss_weights[name] for name in names}
+        """See `Model.weights`."""
+        factors = {name: self.loss_weights[name] for name in self.loss_names if name != "boundary"}
         for name, term in self.terms.items():
             scale = self.loss_weights["boundary"] if term.supervises == "boundary" else 1.0
             prefix = "boundary_" if term.supervises == "boundary" else ""
             factors[prefix + name] = scale * term.weight_at(epoch)
         return factors
-
-    def total_loss(self, losses: Mapping[str, Tensor], epoch: int = 0) -> Tensor:
-        """Weighted sum of the losses: the one place where weights are applied."""
-        factors = self.weights(epoch)
-        return torch.stack([factors[name] * value.float() for name, value in losses.items()]).sum()
 
     def _terms(self, supervises: str) -> dict[str, Term]:
         return {name: term for name, term in self.terms.items() if term.supervises == supervises}
@@ -249,10 +242,54 @@ class Segmenter(nn.Module):
 
     # ---- inference ------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def detect(self, outputs: Outputs, images: ImageBatch) -> list[Detections]:
-        """Instances of each image, in pixels of the network input, best mask score first; no box is empty."""
-        return self.find(outputs, images).detections()
+    @property
+    def has_boundary(self) -> bool:  # type: ignore[override]
+        """See `Model`."""
+        return self.boundary.num_bases > 0
+
+    @property
+    def has_image_boundary(self) -> bool:  # type: ignore[override]
+        """See `Model`."""
+        return self.boundary.image_level
+
+    @property
+    def has_attention(self) -> bool:  # type: ignore[override]
+        """See `Model`."""
+        return self.assembly.has_attention
+
+    @property
+    def mask_size(self) -> int:  # type: ignore[override]
+        """See `Model`."""
+        return self.assembly.mask_size
+
+    @property
+    def score_threshold(self) -> float:  # type: ignore[override]
+        """See `Model`."""
+        return self.detector.score_threshold
+
+    @score_threshold.setter
+    def score_threshold(self, value: float) -> None:
+        self.detector.score_threshold = value
+
+    @property
+    def detections_per_image(self) -> int:  # type: ignore[override]
+        """See `Model`."""
+        return self.detector.detections_per_image
+
+    @detections_per_image.setter
+    def detections_per_image(self, value: int) -> None:
+        self.detector.detections_per_image = value
+
+    def threshold_for(self, score: float) -> float:
+        """The square: a score is the root of a probability, at most; the little less is for rounding."""
+        return 0.999999 * score**2
+
+    def bases(self, outputs: Outputs, index: int) -> Bases:
+        """See `Model.bases`."""
+        bases = outputs.bases[index].float().cpu()
+        masks, own = self.split(bases[None])
+        logits, by_class = self.boundary.logits(own), self.boundary.class_logits(own)
+        return Bases(masks[0], None if logits is None else logits[0], None if by_class is None else by_class[0])
 
     @torch.no_grad()
     def blends(self, outputs: Outputs, found: Found, instance: int = 0) -> list[Blend | None]:
@@ -282,7 +319,7 @@ class Segmenter(nn.Module):
 
     @torch.no_grad()
     def find(self, outputs: Outputs, images: ImageBatch) -> Found:
-        """What is found in all images; no box is empty."""
+        """See `Model.find`."""
         places, boxes, masks, scores = self.assess(outputs, images, self.detector.select(outputs.detector))
         sizes = [(height, width) for height, width in images.sizes.tolist()]
         return Found(places, boxes, masks, scores, sizes, _best_first(places.image, scores, len(images)))
@@ -307,6 +344,25 @@ class Segmenter(nn.Module):
             scored = PredictedMasks(masks, places.boxes, places.image, places.labels, images.sizes)
             qualities = self.scoring(outputs.features, scored)
         return places, boxes, masks, self.scoring.combine(places.scores, qualities)
+
+    # ---- what is timed ----------------------------------------------------------------------------------------------
+
+    def stages(self) -> dict[str, nn.Module]:
+        """See `Model.stages`."""
+        return {
+            "normalize": self.normalize, "backbone": self.backbone, "fpn": self.fpn, "detector": self.detector,
+            "basis": self.basis, "assembly": self.assembly, "scoring": self.scoring,
+        }  # fmt: skip
+
+    def candidate_scores(self, outputs: Outputs, images: ImageBatch) -> Tensor:
+        """See `Model.candidate_scores`."""
+        levels = zip(outputs.detector.cls_logits, outputs.detector.quality_logits, strict=True)
+        return torch.cat([(c[0].float().sigmoid() * q[0].float().sigmoid()).flatten() for c, q in levels])
+
+    def start_for_timing(self) -> None:
+        """See `Model.start_for_timing`."""
+        nn.init.constant_(self.detector.box_pred.bias, 4.0)  # boxes of 8 strides
+        nn.init.normal_(self.basis.bases.weight, std=0.3)  # masks that are not empty
 
 
 def _best_first(image: Tensor, scores: Tensor, count: int) -> list[Tensor]:
