@@ -30,6 +30,10 @@ from b2inst.lit import LitSegmenter
 from b2inst.metrics.scores import write_json
 
 KEPT = ("state_dict", "hyper_parameters", "best_threshold", "global_step")  # of a checkpoint that is used, not gone on
+NOTHING_INSIDE = {  # what `Inspector.result` would say of masks that are not made of bases
+    "instances": 0, "boundary_basis": False, "attention": {}, "contribution": {}, "score_targets": {},
+    "score_errors": {}, "boundary_target": None, "boundary_basis_dice": None,
+}  # fmt: skip
 
 
 def cost(run: Path, model: dict[str, Any], size: tuple[int, int]) -> dict[str, Any]:
@@ -50,8 +54,8 @@ def cost(run: Path, model: dict[str, Any], size: tuple[int, int]) -> dict[str, A
     built = build(model, CHECKPOINT_DATA_TARGETS)
     parameters = sum(p.numel() for p in built.parameters())
     subject = OurDetection(built, Setting(*size))  # prepares the model: batch norms are folded
-    places = len(subject.network().places)
-    return {"parameters": parameters, "flops": count_flops(subject), "detections": places, "of": question}
+    detections = sum(map(len, subject.network().detections()))
+    return {"parameters": parameters, "flops": count_flops(subject), "detections": detections, "of": question}
 
 
 def load(run: Path) -> LitSegmenter:
@@ -76,12 +80,16 @@ def inspect(run: Path, module: LitSegmenter, images: int, crops: int, crop_size:
     with runtime.job(config["seed"], False, False, config["training"]["matmul_precision"]):
         data = build(config["data"], CHECKPOINT_DATA_TARGETS)
         batches = -(-images // data.batch_sizes["val"])
-        callbacks = [Crops(str(run / "crops"), crops, crop_size), Inspection(str(run / "inspection.json"))]
+        callbacks: list[pl.Callback] = [Crops(str(run / "crops"), crops, crop_size)]
+        if module.model.has_bases:
+            callbacks.append(Inspection(str(run / "inspection.json")))
         trainer = pl.Trainer(
             accelerator="auto", devices=1, logger=False, callbacks=callbacks, limit_val_batches=batches,
             enable_progress_bar=False, enable_model_summary=False, default_root_dir=run,
         )  # fmt: skip
         trainer.validate(module, datamodule=data, verbose=False)
+    if not module.model.has_bases:
+        write_json(NOTHING_INSIDE, run / "inspection.json", indent=2)
 
 
 def slim(run: Path) -> None:
@@ -90,9 +98,7 @@ def slim(run: Path) -> None:
     if not best.is_file() or not (run / "metrics.json").is_file():
         return  # something may go on from here
     content = torch.load(best, map_location="cpu", weights_only=True)
-    kept = {
-        k: v for k, v in content.items() if k in ("state_dict", "hyper_parameters", "best_threshold", "global_step")
-    }
+    kept = {k: v for k, v in content.items() if k in KEPT}
     if kept.keys() != content.keys():
         torch.save(kept, best.with_suffix(".part"))
         os.replace(best.with_suffix(".part"), best)

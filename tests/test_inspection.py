@@ -91,6 +91,18 @@ def test_a_model_is_measured(tmp_path: Path, experiment: str) -> None:
         assert found["attention"]["near_boundary"][-1] == pytest.approx(1) == found["contribution"]["overall"][-1]
 
 
+@pytest.mark.parametrize("assembly", ["linear", "dynamic", "quadrant", "shape_saliency"])
+def test_masks_without_attention_are_measured_as_well(tmp_path: Path, assembly: str) -> None:
+    path = toy_checkpoint(tmp_path / "x.ckpt", f"assembly@model.assembly={assembly}", experiment="ablation_e")
+    model = LitSegmenter.from_checkpoint(path).model
+    batch = BoundaryTarget(stride=model.assembly.basis_stride)(batch_of((8, 8, 72, 104)))
+    inspector = Inspector(model)
+    inspector.update(model(batch.images), batch)
+    found = inspector.result()
+    assert found["instances"] == 1 and found["boundary_basis"] and 0 < found["boundary_basis_dice"] < 1
+    assert found["attention"] == found["contribution"] == {} and sum(found["score_targets"]["iou"]["counts"]) == 1
+
+
 def test_score_targets_are_those_of_the_masks(tmp_path: Path) -> None:
     """A model whose masks are everywhere positive: the IoU is the share of the box that the instance fills."""
     model = LitSegmenter.from_checkpoint(toy_checkpoint(tmp_path / "best.ckpt", experiment="ablation_a")).model

@@ -17,7 +17,7 @@ KEYS = {
     "dataset": {"stage", "overrides", "steps", "seconds_per_step", "overhead", "size", "crop", "needs", "arms"},
     "arm": {"group", "label", "overrides", "cost"},
     "product": {"stage", "seeds", "rows", "columns"},
-    "row": {"label", "overrides", "cost", "columns", "same"},
+    "row": {"label", "overrides", "cost", "columns", "cells"},
     "column": {"label", "overrides", "cost"},
     "inspect": {"images", "crops"},
 }
@@ -226,20 +226,21 @@ def _product(name: str, part: Mapping[str, Any], arms: Mapping[str, Arm], path: 
     for key, row in part["rows"].items():
         _check(row, "row", f"{where}.rows.{key}")
         chosen = list(columns) if row["columns"] == "all" else row["columns"]
-        for column in [*chosen, *row["same"]]:
+        for column in [*chosen, *row["cells"]]:
             if column not in columns:
                 raise ConfigError(f"{where}.rows.{key}: no column {column!r}; columns are {', '.join(columns)}")
         for column in chosen:
-            arm = row["same"].get(column, f"{key}_{column}")
-            if (column in row["same"]) != (arm in arms):
-                taken = "is taken by another arm" if arm in arms else f"is no arm; arms are {', '.join(arms)}"
+            given = row["cells"].get(column, [*row["overrides"], *columns[column]["overrides"]])
+            known = isinstance(given, str)
+            arm = given if known else f"{key}_{column}"
+            if known != (arm in arms):
+                taken = f"is no arm; arms are {', '.join(arms)}" if known else "is taken by another arm"
                 raise ConfigError(f"{where}.rows.{key}: {arm} {taken}")
             cells[key, column] = arm
-            if arm not in arms:
-                overrides = (*row["overrides"], *columns[column]["overrides"])
+            if not known:
                 label = f"{row['label']}, {columns[column]['label']}"
                 cost = float(row["cost"] * columns[column]["cost"])
-                own.append(Arm(arm, name, label, overrides, cost, part["stage"], tuple(part["seeds"])))
+                own.append(Arm(arm, name, label, tuple(given), cost, part["stage"], tuple(part["seeds"])))
     labels = [{key: value["label"] for key, value in part[side].items()} for side in ("rows", "columns")]
     return Product(name, *labels, cells, tuple(own))
 

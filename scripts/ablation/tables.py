@@ -69,11 +69,12 @@ def product_table(study: Study, dataset: str, product: Mapping[str, Any]) -> str
             rows.append([
                 label, variant, runs_cell(results),
                 *(spread(list(values_by_seed(results, f"{kind}/AP").values())) for kind in ("mask", "boundary", "box")),
+                _seen(seen, list(values_by_seed(results, "boundary_f/ODS").values())),
                 _seen(seen, shares(results, "attention", "overall"), "%"), _seen(seen, dice(results)),
                 _number(cost.get("parameters"), 1e6, "M"), _number(cost.get("flops"), 1e9, ""),
             ])  # fmt: skip
-    head = ["", "with", "runs", "mask AP", "boundary AP", "box AP", "attention", "Dice of the basis", "parameters",
-            "GFLOP"]  # fmt: skip
+    head = ["", "with", "runs", "mask AP", "boundary AP", "box AP", "boundary F (ODS)", "attention",
+            "Dice of the basis", "parameters", "GFLOP"]  # fmt: skip
     return markdown(head, rows)
 
 
@@ -108,7 +109,8 @@ def reasons_table(study: Study, dataset: str) -> str:
                  for kind in ("attention", "contribution") for where in ("overall", "near_boundary")]  # fmt: skip
         cells.append(_seen(seen, dice(results)))
         for quality in ("iou", "boundary"):
-            targets = [i["score_targets"][quality] for i in seen if i["score_targets"][quality]["mean"] is not None]
+            targets = [i["score_targets"][quality] for i in seen if i["score_targets"].get(quality)]
+            targets = [target for target in targets if target["mean"] is not None]
             cells += [spread([100 * t["mean"] for t in targets]), spread([100 * below(t, 0.5) for t in targets], "%")]
         rows.append([f"`{name}`", *cells])
     return markdown(head, rows)
@@ -133,7 +135,8 @@ def _seen(inspected: Sequence[Any], values: Sequence[float], unit: str = "") -> 
 
 def target_line(study: Study, dataset: str) -> str | None:
     """How wide the boundary target of a set is; the same for all runs, so the first one tells it."""
-    seen = next((r.inspection["boundary_target"] for r in study.results if r.dataset == dataset and r.inspection), None)
+    found = (r.inspection.get("boundary_target") for r in study.results if r.dataset == dataset)
+    seen = next(filter(None, found), None)
     if seen is None or seen["width_of_instance"] is None:
         return None
     return (

@@ -159,16 +159,18 @@ class Inspector:
         if true_masks is None:
             true_masks = crop_masks(targets.masks, targets.boxes, model.assembly.mask_size)
         true_masks = true_masks[places.instance]
-        blend = model.blend_at(outputs, places, boxes)
         self.instances += len(places)
-        self.attention.update(blend.attention, true_masks)
-        self.contribution.update(blend.products, true_masks)
-        hard = (blend.logits >= 0).float()
+        if model.has_attention:
+            blend = model.blend_at(outputs, places, boxes)
+            self.attention.update(blend.attention, true_masks)
+            self.contribution.update(blend.products, true_masks)
+        logits = model.masks_at(outputs, places, boxes)
+        hard = (logits >= 0).float()
         wanted = {"iou": iou_score(hard, true_masks), "boundary": dice_score(boundary(hard), boundary(true_masks))}
         for name, values in wanted.items():
             self.targets[name].update(values)
         if model.scoring.qualities:
-            scored = PredictedMasks(blend.logits, boxes, places.image, places.labels, sizes)
+            scored = PredictedMasks(logits, boxes, places.image, places.labels, sizes)
             predicted = model.scoring(outputs.features, scored)
             for name, values in predicted.items():
                 self.errors.setdefault(name, []).append((values - wanted[name]).abs().cpu())

@@ -202,8 +202,8 @@ def test_a_product_has_a_table_of_its_own(folder: Path, root: Path, monkeypatch:
     finished(folder, "new_more", 0, 0.5)
     ablation_table.main([f"--runs={folder}"], root)
     table = page.read_text().split("### The systems\n\n")[1].split("\n\n")[0].splitlines()
-    assert table[2] == "| Known | - | 1 of 3 | 40.0 | 30.0 | 50.0 | - | 80.0 | 14.2 M | 5.1 |"
-    assert table[3] == "| Known | a basis | 0 of 3" + " | missing" * 7 + " |"
+    assert table[2] == "| Known | - | 1 of 3 | 40.0 | 30.0 | 50.0 | - | - | 80.0 | 14.2 M | 5.1 |"
+    assert table[3] == "| Known | a basis | 0 of 3" + " | missing" * 8 + " |"
     assert table[4].startswith("| New | - | 0 of 1 | missing") and table[5].startswith(
         "| New | a basis | 1 of 1 | 50.0"
     )

@@ -317,6 +317,10 @@ class Segmenter(Model):
         """How the masks of P places are put together in boxes (P, 4); for an assembly with attention."""
         return self.assembly.blend(*self._to_assemble(outputs, places, boxes, places.image))
 
+    def masks_at(self, outputs: Outputs, places: Locations, boxes: Tensor) -> Tensor:
+        """(P, R, R) mask logits of P places in boxes (P, 4)."""
+        return self._assemble(outputs, places, boxes, places.image)
+
     @torch.no_grad()
     def find(self, outputs: Outputs, images: ImageBatch) -> Found:
         """See `Model.find`."""
