@@ -14,7 +14,7 @@ from b2inst.models.assembly.blend import Blend
 from b2inst.models.backbone import Backbone
 from b2inst.models.basis import BasisHead, SemanticHead
 from b2inst.models.boundary import InstanceRois, NoBoundary
-from b2inst.models.fcos import FCOS, DetectorOutputs, Locations
+from b2inst.models.detector_base import Detector, DetectorOutputs, Locations
 from b2inst.models.fpn import FPN
 from b2inst.models.preset import Normalize
 from b2inst.models.scoring import NoScoring, ScoringHead
@@ -29,7 +29,7 @@ class Outputs:
 
     Attributes:
         features: P3, P4, ...: (N, F, h, w).
-        detector: per level, see `DetectorOutputs`.
+        detector: per level, see the detector.
         bases: (N, K or K + 1, h, w) on the grid of the assembly's `basis_stride`, the boundary basis last.
     """
 
@@ -97,7 +97,7 @@ class Segmenter(nn.Module):
         num_bases: int | None = None,
         backbone: Backbone,
         fpn: Callable[..., FPN],
-        detector: Callable[..., FCOS],
+        detector: Callable[..., Detector],
         basis: Callable[..., BasisHead],
         assembly: Assembly,
         boundary: NoBoundary,
@@ -127,7 +127,8 @@ class Segmenter(nn.Module):
         self.num_bases = num_bases
         self.clip_before_pool = clip_before_pool
         if boundary.use_prediction:
-            assembly.init_boundary(self.detector.params.bias, num_bases, boundary.attention_bias)
+            for bias in self.detector.param_biases():
+                assembly.init_boundary(bias, num_bases, boundary.attention_bias)
 
     def forward(self, images: ImageBatch) -> Outputs:
         """Run everything that looks at the whole image."""
