@@ -18,7 +18,7 @@ NORMS: dict[str, Callable[..., nn.Module] | None] = {
 }
 
 
-class _PaddedConv(nn.Conv2d):
+class PaddedConv(nn.Conv2d):
     """A convolution whose padding is written out.
 
     PyTorch 2.14 on a CPU leaves parts of the weight gradient unset where a bfloat16 3x3 convolution of stride 2 pads a
@@ -36,7 +36,7 @@ class _TopBlock(ExtraFPNBlock):
 
     def __init__(self, channels: int, levels: int) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(_PaddedConv(channels, channels, 3, stride=2, padding=1) for _ in range(levels))
+        self.convs = nn.ModuleList(PaddedConv(channels, channels, 3, stride=2, padding=1) for _ in range(levels))
         for conv in self.convs:
             nn.init.kaiming_uniform_(conv.weight, a=1)
             nn.init.zeros_(conv.bias)

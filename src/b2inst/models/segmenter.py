@@ -16,8 +16,11 @@ from b2inst.models.basis import BasisHead, SemanticHead
 from b2inst.models.boundary import InstanceRois, NoBoundary
 from b2inst.models.detector_base import Detector, DetectorOutputs, Locations
 from b2inst.models.fpn import FPN
+from b2inst.models.fpn_yolact import YolactFPN
 from b2inst.models.preset import Normalize
+from b2inst.models.protonet_yolact import YolactProtonet
 from b2inst.models.scoring import NoScoring, ScoringHead
+from b2inst.models.semantic_yolact import YolactSemanticHead
 from b2inst.ops.ranks import best_of_groups
 from b2inst.ops.rois import crop_masks
 from b2inst.structures import Batch, Detections, ImageBatch, Targets
@@ -96,14 +99,14 @@ class Segmenter(nn.Module):
         num_classes: int,
         num_bases: int | None = None,
         backbone: Backbone,
-        fpn: Callable[..., FPN],
+        fpn: Callable[..., FPN | YolactFPN],
         detector: Callable[..., Detector],
-        basis: Callable[..., BasisHead],
+        basis: Callable[..., BasisHead | YolactProtonet],
         assembly: Assembly,
         boundary: NoBoundary,
         scoring: Callable[..., ScoringHead | NoScoring],
         losses: Mapping[str, Term],
-        semantic: Callable[..., SemanticHead | None],
+        semantic: Callable[..., SemanticHead | YolactSemanticHead | None],
         loss_weights: Mapping[str, float],
         clip_before_pool: bool = True,
     ) -> None:
