@@ -247,7 +247,7 @@ def test_selection_equals_loops(threshold, threshold_all, most):
 def test_nothing_is_probable():
     detector = head()
     outputs = random_outputs(detector, spread=0.0)
-    assert len(detector.select(outputs)) == 100  # each class has probability 1 / 4 everywhere
+    assert len(detector.select(outputs)) == 2 * 100  # each class has probability 1 / 4 everywhere
     for logits in outputs.cls_logits:
         logits[:, ::4] = 20.0  # the background
     found = detector.select(outputs)
