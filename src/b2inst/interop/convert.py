@@ -5,8 +5,9 @@
 
 What IN holds decides:
 
-* AdelaiDet's BlendMask, CondInst or FCOS, or torchvision's FCOS: OUT is a checkpoint that `b2inst.evaluate ckpt=OUT`
-  and `b2inst.train init_from=OUT` read. key=value are settings as for `b2inst.train`, for instance experiment=b2inst.
+* AdelaiDet's BlendMask, CondInst or FCOS, YOLACT, or torchvision's FCOS: OUT is a checkpoint that `b2inst.evaluate
+  ckpt=OUT` and `b2inst.train init_from=OUT` read. key=value are settings as for `b2inst.train`, for instance
+  experiment=b2inst.
 * MSRA's ImageNet ResNets: OUT is a state dict for `model.backbone.preset=msra model.backbone.weights=OUT`.
 * a checkpoint of this package: OUT is a state dict of AdelaiDet.
 """
@@ -32,12 +33,15 @@ from b2inst.interop.files import read_weights, state_dict_of, with_current_names
 from b2inst.interop.msra import is_msra, msra_to_torchvision
 from b2inst.interop.torchvision import is_fcos, load_fcos
 from b2inst.interop.variant import Variant, variant_of
+from b2inst.interop.yolact import classes_of, is_yolact, load_yolact, yolact_overrides
 from b2inst.lit import LitSegmenter
 from b2inst.paths import config_dir
 
 # torchvision's FCOS as our sizes; the masks that it does not have are BlendMask's.
 _TORCHVISION = ("model.backbone.preset=torchvision", "model.backbone.weights=null", "model.backbone.depth=50",
                 "model.detector.threshold_with_quality=true")  # fmt: skip
+
+_YOLACT = ("experiment=yolact_r50", "recipe=coco_yolact")
 
 
 def convert(
@@ -92,19 +96,27 @@ def _module(
     if is_fcos(state):
         module = LitSegmenter(compose_config([*_TORCHVISION, *overrides], classes))
         return module, load_fcos(module.model, state, module.config["category_ids"], source)
+    if is_yolact(state):
+        _same_classes(classes_of(state), classes, reset_classifier, source)
+        module = LitSegmenter(compose_config([*_YOLACT, *yolact_overrides(state, source), *overrides], classes))
+        return module, load_yolact(module.model, state, source=source, reset_classifier=reset_classifier)
     state = with_current_names(state)
     variant = variant_of(state, source)
-    if variant.num_classes != len(classes) and not reset_classifier:
-        raise ValueError(
-            f"{source}: has {variant.num_classes} classes, and there are {len(classes)} to convert it for. Give the "
-            "annotations it was trained with (--annotations FILE), or start the class outputs afresh for your own "
-            "classes (--reset-classifier)"
-        )
+    _same_classes(variant.num_classes, classes, reset_classifier, source)
     module = LitSegmenter(compose_config([*_settings(variant), *overrides], classes))
     report = load_adelaidet(
         module.model, state, source=source, reset_classifier=reset_classifier, detector_only=variant.num_bases is None
     )
     return module, report
+
+
+def _same_classes(given: int, classes: Mapping[int, str], reset_classifier: bool, source: str) -> None:
+    if given != len(classes) and not reset_classifier:
+        raise ValueError(
+            f"{source}: has {given} classes, and there are {len(classes)} to convert it for. Give the annotations it "
+            "was trained with (--annotations FILE), or start the class outputs afresh for your own classes "
+            "(--reset-classifier)"
+        )
 
 
 def _settings(variant: Variant) -> list[str]:
