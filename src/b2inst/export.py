@@ -21,6 +21,7 @@ from b2inst.export_check import Report
 from b2inst.export_model import SMALLEST, trace
 from b2inst.lit import LitSegmenter
 from b2inst.metrics.scores import write_json
+from b2inst.models.detector_base import Detector
 from b2inst.models.inference import Switches
 from b2inst.paths import config_dir
 from b2inst.predictor import B2Inst
@@ -104,6 +105,11 @@ def _load(path: str) -> B2Inst:
         raise ConfigError(f"ckpt={path}: no such file; {remedy}") from error
     except ValueError as error:
         raise ConfigError(f"ckpt: {str(error).splitlines()[0]}; {remedy}") from error
+    detector = type(module.model.detector)
+    if detector.select_in_graph is Detector.select_in_graph:
+        raise ConfigError(f"ckpt={path}: its detector {detector.__name__} cannot be exported, for it has no selection "
+                          "as a graph (select_in_graph); give a model with detector@model.detector=fcos or yolact"
+                          )  # fmt: skip
     # Batch norms are folded here, so that no exporter has to; other memory formats only get in its way.
     return B2Inst(module, "cpu", Switches(channels_last=False))
 

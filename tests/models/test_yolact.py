@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from torchvision.ops import box_iou
 
 from b2inst.models.detector_base import Locations
-from b2inst.models.yolact import Yolact, YolactOutputs
+from b2inst.models.yolact import Yolact, YolactOutputs, _Grid
 from b2inst.models.yolact_targets import anchor_shapes, decode, encode, match
 from models import build
 
@@ -21,6 +21,10 @@ def count(module):
 def head(strides=STRIDES, num_classes=3, num_params=0, **options):
     torch.manual_seed(0)
     return Yolact(32, num_classes, num_params, list(strides), **{"sizes_of_interest": SMALL, **options})
+
+
+def grid_of(detector, outputs):
+    return _Grid.of(outputs, detector.strides, detector.shapes)
 
 
 def outputs_of(detector, height=64, width=96, images=2, seed=0):
@@ -47,13 +51,13 @@ def test_shapes_and_start():
     for name, channels in (("cls_logits", 12), ("offsets", 12), ("tower", 32)):
         assert [t.shape[:2] for t in getattr(outputs, name)] == [(2, channels)] * 5
     assert detector.params is None and detector.param_biases() == []
-    assert len(detector.anchors(outputs)) == 3 * (32 * 40 + 16 * 20 + 8 * 10 + 4 * 5 + 2 * 3)
+    assert len(grid_of(detector, outputs).anchors) == 3 * (32 * 40 + 16 * 20 + 8 * 10 + 4 * 5 + 2 * 3)
 
 
 def test_anchors_lie_around_the_cells():
     detector = head(strides=(8, 16), sizes_of_interest=[32], ratios=[1.0, 4.0], square_anchors=False)
     outputs = detector([torch.zeros(1, 32, 2, 3), torch.zeros(1, 32, 1, 2)])
-    anchors = detector.anchors(outputs)
+    anchors = grid_of(detector, outputs).anchors
     wanted = []
     for stride, side, height, width in ((8, 12, 2, 3), (16, 24, 1, 2)):
         for y in range(height):
@@ -72,9 +76,9 @@ def test_sides_of_the_anchors_on_small_images():
 def test_where_anchors_are():
     detector = head()
     outputs = outputs_of(detector)
-    anchors = detector.anchors(outputs)
+    anchors = grid_of(detector, outputs).anchors
     index = torch.arange(1, len(anchors), 5).flip(0)
-    places = detector._places(outputs, index)
+    places = grid_of(detector, outputs).places(index)
     for i, level, y, x, anchor in zip(index.tolist(), *(places[k].tolist() for k in ("level", "y", "x", "anchor")),
                                       strict=True):  # fmt: skip
         w, h = detector.shapes[level][anchor]
@@ -146,7 +150,7 @@ def test_losses_by_hand():
     outputs = outputs_of(detector)
     targets = build.targets(build.BATCHES["normal"])
     losses, positives, normalizer = detector.losses(outputs, targets)
-    anchors = detector.anchors(outputs)
+    anchors = grid_of(detector, outputs).anchors
     instance = match(anchors, targets, 2, 0.5, 0.4, 0.7)
     logits, offsets = detector._by_anchor(outputs.cls_logits), detector._by_anchor(outputs.offsets)
 
@@ -221,7 +225,7 @@ def test_selection_equals_loops(threshold, threshold_all, most):
     detector = head(threshold_all=threshold_all, **options)
     outputs = random_outputs(detector)
     found = detector.select(outputs)
-    anchors = detector.anchors(outputs)
+    anchors = grid_of(detector, outputs).anchors
     probs = detector._by_anchor(outputs.cls_logits).softmax(2)
     boxes = torch.stack([decode(o, anchors) for o in detector._by_anchor(outputs.offsets)])
     for n in range(2):
@@ -239,7 +243,7 @@ def test_selection_equals_loops(threshold, threshold_all, most):
         assert own.scores.tolist() == [score for score, _, _ in kept]
         assert own.labels.tolist() == [label for _, label, _ in kept]
         torch.testing.assert_close(own.boxes, boxes[n, [a for _, _, a in kept]])
-        cells = detector._places(outputs, torch.tensor([a for _, _, a in kept]))
+        cells = grid_of(detector, outputs).places(torch.tensor([a for _, _, a in kept]))
         assert all(torch.equal(getattr(own, name), values) for name, values in cells.items())
         assert (len(kept) == most) != threshold_all and len(kept) > 5
 
@@ -254,7 +258,14 @@ def test_nothing_is_probable():
     assert len(found) == 0 and found.boxes.shape == (0, 4)
 
 
-def test_no_export():
-    detector = head()
-    with pytest.raises(ValueError, match="Yolact cannot be exported.*detector@model.detector=fcos"):
-        detector.select_in_graph(random_outputs(detector))
+@pytest.mark.parametrize("options", [{}, {"threshold_all": True, "nms_topk": 5}, {"detections_per_image": 7}])
+def test_all_images_at_once(options):
+    """What the graph does; where one image has detections and the next has none."""
+    detector = head(score_threshold=0.9, **options)
+    outputs = random_outputs(detector, images=3)
+    for logits in outputs.cls_logits:
+        logits[1, ::4] = 20.0
+    found, wanted = detector.select_in_graph(outputs), detector.select(outputs)
+    assert set(wanted.image.tolist()) == {0, 2}
+    for name in ("image", "level", "y", "x", "anchor", "labels", "scores", "boxes"):
+        assert torch.equal(getattr(found, name), getattr(wanted, name)), name

@@ -117,13 +117,8 @@ class Detector(nn.Module, Generic[O]):
         raise TypeError(f"{type(self).__name__} has to define select()")
 
     def select_in_graph(self, outputs: O) -> Locations:
-        """As `select`, from operations that a graph can hold; detections of different images may be mixed.
-
-        Raises:
-            ValueError: if this detector cannot be exported.
-        """
-        raise ValueError(f"{type(self).__name__} cannot be exported, for it has no selection as a graph; models with "
-                         "detector@model.detector=fcos can")  # fmt: skip
+        """As `select`, from operations that a graph can hold; detections of different images may be mixed."""
+        raise TypeError(f"{type(self).__name__} has no select_in_graph(), so it cannot be exported")
 
     def params_at(self, outputs: O, places: Locations) -> Tensor:
         """Mask parameters at given places, (P, num_params); the layer is not evaluated elsewhere."""
@@ -140,7 +135,7 @@ class Detector(nn.Module, Generic[O]):
         if places.anchor is None:
             return found
         found = found.unflatten(1, (self.num_anchors, -1))  # [P, A, num_params]
-        return found.take_along_dim(places.anchor[:, None, None], dim=1)[:, 0]
+        return found.gather(1, places.anchor[:, None, None].expand(-1, 1, found.shape[2]))[:, 0]
 
     def param_biases(self) -> list[Tensor]:
         """Of each anchor of a cell the bias (num_params,) of its mask parameters: views, to set their start."""

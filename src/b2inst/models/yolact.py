@@ -13,7 +13,6 @@ from b2inst.models.detector_base import Detector, Locations, flatten
 from b2inst.models.yolact_targets import anchor_shapes, decode, encode, hard_negatives, match
 from b2inst.ops.dist import normalizer
 from b2inst.ops.fast_nms import fast_nms
-from b2inst.ops.points import locations
 from b2inst.structures import Targets
 
 NORMS = ("none", "gn")
@@ -115,26 +114,6 @@ class Yolact(Detector[YolactOutputs]):
         towers = [self.tower(feature) for feature in features]
         return YolactOutputs([self.cls_logits(t) for t in towers], [self.box_pred(t) for t in towers], towers)
 
-    def anchors(self, outputs: YolactOutputs) -> Tensor:
-        """(L * A, 4) XYXY in pixels of the network input: level by level, row by row, anchor by anchor."""
-        levels = []
-        for tower, stride, shapes in zip(outputs.tower, self.strides, self.shapes, strict=True):
-            height, width = tower.shape[-2:]
-            center = locations(height, width, stride, tower.device)[:, None]  # [h * w, 1, 2]
-            half = torch.tensor(shapes, device=tower.device) / 2  # [A, 2]
-            levels.append(torch.cat([center - half, center + half], dim=2).flatten(0, 1))
-        return torch.cat(levels)
-
-    def _places(self, outputs: YolactOutputs, index: Tensor) -> dict[str, Tensor]:
-        """Level, row, column and anchor of anchors that are counted as in `anchors`."""
-        cell, anchor = index // self.num_anchors, index % self.num_anchors
-        shapes = torch.tensor([tower.shape[-2:] for tower in outputs.tower], device=index.device)
-        ends = shapes.prod(dim=1).cumsum(dim=0)
-        level = torch.searchsorted(ends, cell, right=True)
-        inside = cell - (ends - shapes.prod(dim=1))[level]
-        width = shapes[level, 1]
-        return {"level": level, "y": inside // width, "x": inside % width, "anchor": anchor}
-
     def _by_anchor(self, levels: list[Tensor]) -> Tensor:
         """(N, L * A, values) float32 from (N, A * values, h, w) of every level."""
         return flatten(levels).float().unflatten(2, (self.num_anchors, -1)).flatten(1, 2)
@@ -147,8 +126,8 @@ class Yolact(Detector[YolactOutputs]):
         Returns:
             Unweighted scalars `cls` and `box`; the positives, all of weight 1; and their number (mean over processes).
         """
-        anchors, num_images = self.anchors(outputs), outputs.tower[0].shape[0]
-        instance = match(anchors, targets, num_images, self.positive_iou, self.negative_iou, self.crowd_share)
+        grid, num_images = _Grid.of(outputs, self.strides, self.shapes), outputs.tower[0].shape[0]
+        instance = match(grid.anchors, targets, num_images, self.positive_iou, self.negative_iou, self.crowd_share)
         log_probs = self._by_anchor(outputs.cls_logits).log_softmax(dim=2)
         learned = (instance >= 0) | hard_negatives(-log_probs[..., 0], instance, self.negative_ratio)
         image, index = (instance >= 0).nonzero(as_tuple=True)
@@ -159,11 +138,11 @@ class Yolact(Detector[YolactOutputs]):
         count = normalizer(entropy.new_tensor(float(len(of))), 1)
 
         offsets = self._by_anchor(outputs.offsets)[image, index]
-        box = F.smooth_l1_loss(offsets, encode(targets.boxes[of], anchors[index]), reduction="sum")
+        box = F.smooth_l1_loss(offsets, encode(targets.boxes[of], grid.anchors[index]), reduction="sum")
         losses = {"cls": (entropy * learned).sum() / count, "box": box / count}
         positives = Locations(
-            image=image, boxes=decode(offsets.detach(), anchors[index]), labels=targets.labels[of],
-            scores=torch.ones_like(offsets[:, 0]), instance=of, **self._places(outputs, index),
+            image=image, boxes=decode(offsets.detach(), grid.anchors[index]), labels=targets.labels[of],
+            scores=torch.ones_like(offsets[:, 0]), instance=of, **grid.places(index),
         )  # fmt: skip
         return losses, positives, count
 
@@ -176,27 +155,74 @@ class Yolact(Detector[YolactOutputs]):
         Returns:
             The detections of all images, image by image, best first; the score is the probability of the class.
         """
-        anchors, offsets = self.anchors(outputs), self._by_anchor(outputs.offsets)
-        probs = self._by_anchor(outputs.cls_logits).softmax(dim=2)[..., 1:]
-        parts = [self._select_image(anchors, offsets[n], probs[n]) for n in range(len(probs))]
-        index, boxes, labels, scores = (torch.cat(part) for part in zip(*parts, strict=True))
-        counts = torch.tensor([len(part[0]) for part in parts], device=index.device)
-        image = torch.arange(len(parts), device=index.device).repeat_interleave(counts)
-        return Locations(image=image, boxes=boxes, labels=labels, scores=scores, **self._places(outputs, index))
+        return self._select(outputs, at_once=1)  # pairs of boxes of a class of an image, and not of a batch, in memory
 
-    def _select_image(self, anchors: Tensor, offsets: Tensor, probs: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Anchors, boxes, labels and scores of an image, from (L * A, ...) each."""
-        candidates = (probs.amax(dim=1) > self.score_threshold).nonzero(as_tuple=True)[0]
-        scores, order = probs[candidates].T.sort(dim=1, descending=True, stable=True)  # [C, candidates]
-        scores, index = scores[:, : self.nms_topk], candidates[order[:, : self.nms_topk]]
-        boxes = decode(offsets[index.flatten()], anchors[index.flatten()]).unflatten(0, index.shape)
-        kept = fast_nms(boxes, self.nms_threshold)
-        if self.threshold_all:
-            kept &= scores > self.score_threshold
-        label, rank = kept.nonzero(as_tuple=True)
-        best = scores[label, rank].argsort(descending=True, stable=True)[: self.detections_per_image]
-        label, rank = label[best], rank[best]
-        return index[label, rank], boxes[label, rank], label, scores[label, rank]
+    @torch.no_grad()
+    def select_in_graph(self, outputs: YolactOutputs) -> Locations:
+        """As `select`, for all images at once."""
+        return self._select(outputs, at_once=None)
+
+    def _select(self, outputs: YolactOutputs, at_once: int | None) -> Locations:
+        grid = _Grid.of(outputs, self.strides, self.shapes)
+        probs = self._by_anchor(outputs.cls_logits).softmax(dim=2)[..., 1:]
+        boxes = decode(self._by_anchor(outputs.offsets), grid.anchors)
+        parts = [(probs, boxes)] if at_once is None else zip(probs.split(at_once), boxes.split(at_once), strict=True)
+        found = [self._best(*part) for part in parts]
+        scores, index, labels, boxes = (torch.cat(values) for values in zip(*found, strict=True))
+        image, column = (scores >= 0).nonzero(as_tuple=True)
+        return Locations(image=image, boxes=boxes[image, column], labels=labels[image, column],
+                         scores=scores[image, column], **grid.places(index[image, column]))  # fmt: skip
+
+    def _best(self, probs: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Scores, anchors, labels and boxes of the best of each image, (N, detections_per_image) each.
+
+        From (N, L * A, C) probabilities and (N, L * A, 4) boxes; scores are -1 where there are less.
+        """
+        k = self.nms_topk
+        likely = (probs if self.threshold_all else probs.amax(dim=2, keepdim=True)) > self.score_threshold
+        scores = torch.where(likely, probs, -1.0).transpose(1, 2)  # [N, C, L * A]
+        scores, index = F.pad(scores, (0, k), value=-1.0).topk(k)  # [N, C, k]; padded: there may be less than k
+        index = torch.where(scores >= 0, index, 0).flatten(1)  # [N, C * k]
+        boxes = boxes.gather(1, index[:, :, None].expand(-1, -1, 4))
+        kept = fast_nms(boxes.unflatten(1, (-1, k)), self.nms_threshold) & (scores >= 0)
+        scores = torch.where(kept, scores, -1.0).flatten(1)
+        scores, best = F.pad(scores, (0, self.detections_per_image), value=-1.0).topk(self.detections_per_image)
+        best = torch.where(scores >= 0, best, 0)
+        return scores, index.gather(1, best), best // k, boxes.gather(1, best[:, :, None].expand(-1, -1, 4))
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The L cells of all levels in one list, and their L * A anchors: level by level, row by row, anchor by anchor."""
+
+    level: Tensor  # (L,)
+    y: Tensor  # (L,)
+    x: Tensor  # (L,)
+    anchors: Tensor  # (L * A, 4) XYXY in pixels of the network input
+    num_anchors: int
+
+    @classmethod
+    def of(cls, outputs: YolactOutputs, strides: list[int], shapes: list[list[tuple[float, float]]]) -> _Grid:
+        """The grid of the levels of `outputs`, of these strides and (width, height) of the anchors of a cell."""
+        levels, rows, columns, anchors = [], [], [], []
+        for level, (tower, stride) in enumerate(zip(outputs.tower, strides, strict=True)):
+            height, width = tower.shape[-2:]
+            cell = torch.arange(height * width, device=tower.device)
+            y = cell // width
+            x = cell - y * width  # ONNX's exporter knows no remainder by a size that varies
+            center = (torch.stack([x, y], dim=1) * stride + stride // 2)[:, None]  # [h * w, 1, 2]
+            half = torch.tensor(shapes[level], device=tower.device) / 2  # [A, 2]
+            anchors.append(torch.cat([center - half, center + half], dim=2).flatten(0, 1))
+            levels.append(torch.full_like(y, level))
+            rows.append(y)
+            columns.append(x)
+        return cls(torch.cat(levels), torch.cat(rows), torch.cat(columns), torch.cat(anchors), len(shapes[0]))
+
+    def places(self, index: Tensor) -> dict[str, Tensor]:
+        """Level, row, column and anchor of anchors (P,)."""
+        cell = index // self.num_anchors
+        anchor = index - cell * self.num_anchors
+        return {"level": self.level[cell], "y": self.y[cell], "x": self.x[cell], "anchor": anchor}
 
 
 def _tower(channels: int, num_convs: int, norm: str) -> nn.Sequential:

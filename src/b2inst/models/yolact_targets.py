@@ -51,11 +51,11 @@ def encode(boxes: Tensor, anchors: Tensor) -> Tensor:
 
 
 def decode(offsets: Tensor, anchors: Tensor) -> Tensor:
-    """(P, 4) XYXY boxes from offsets of `encode` and anchors, (P, 4) each; growth is limited to 62.5 times."""
-    anchor_size = anchors[:, 2:] - anchors[:, :2]
-    center = (anchors[:, :2] + anchors[:, 2:]) / 2 + offsets[:, :2] * VARIANCES[0] * anchor_size
-    half = (offsets[:, 2:] * VARIANCES[1]).clamp(max=MAX_LOG_GROWTH).exp() * anchor_size / 2
-    return torch.cat([center - half, center + half], dim=1)
+    """(..., 4) XYXY boxes from offsets of `encode` and anchors, (..., 4) each; growth is limited to 62.5 times."""
+    anchor_size = anchors[..., 2:] - anchors[..., :2]
+    center = (anchors[..., :2] + anchors[..., 2:]) / 2 + offsets[..., :2] * VARIANCES[0] * anchor_size
+    half = (offsets[..., 2:] * VARIANCES[1]).clamp(max=MAX_LOG_GROWTH).exp() * anchor_size / 2
+    return torch.cat([center - half, center + half], dim=-1)
 
 
 @torch.no_grad()
