@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from b2inst.bench import peers
 from b2inst.bench.setting import CLASSES, Setting, Spec, labelled, noise
-from b2inst.config import CHECKPOINT_TARGETS, build
+from b2inst.config import CHECKPOINT_TARGETS, ConfigError, build
 from b2inst.data.boundary_target import BoundaryTarget
 from b2inst.lit import LitSegmenter
+from b2inst.models.fcos import FCOS
 from b2inst.models.segmenter import Found, Segmenter
 from b2inst.ops.masks import masks_to_rle
 
@@ -74,11 +75,19 @@ class OurDetection:
     Args:
         model: as it was built.
         setting: the work.
-        calibrate: give random weights boxes and scores like those of a trained model.
+        calibrate: give random weights boxes and scores like those of a trained model; for FCOS alone.
+
+    Raises:
+        ConfigError: another detector with random weights.
     """
 
     def __init__(self, model: Segmenter, setting: Setting, calibrate: bool = True) -> None:
         if calibrate:
+            if not isinstance(model.detector, FCOS):
+                raise ConfigError(
+                    f"{type(model.detector).__name__}: random weights are given the work of a trained model with "
+                    "detector@model.detector=fcos only; measure a checkpoint of this model instead"
+                )
             nn.init.constant_(model.detector.box_pred.bias, 4.0)  # boxes of 8 strides
             nn.init.normal_(model.basis.bases.weight, std=0.3)  # masks that are not empty
         self.switches = setting.switches
