@@ -3,7 +3,8 @@
     python scripts/ablation_table.py [--runs outputs/study]
 
 All numbers come from the folders of the runs, where these are gone from docs/study.jsonl, which is brought up to date;
-those of others from scripts/published.yaml. What stands between the markers is replaced.
+those of others from scripts/published.yaml. The words are those of scripts/findings.md. What stands between the markers
+is replaced.
 """
 
 from __future__ import annotations
@@ -14,8 +15,17 @@ from pathlib import Path
 
 from ablation import records
 from ablation.figures import draw_crops, draw_curves
+from ablation.findings import fill
 from ablation.results import Study, load_study
-from ablation.tables import cost_table, main_table, published_table, reasons_table, short_table, target_line
+from ablation.tables import (
+    cost_table,
+    main_table,
+    product_table,
+    published_table,
+    reasons_table,
+    short_table,
+    target_line,
+)
 from blocks import replace_block
 from omegaconf import OmegaConf
 
@@ -25,6 +35,8 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORDS = Path("docs") / "study.jsonl"
 BEGIN, END = "<!-- study: begin, written by scripts/ablation_table.py -->", "<!-- study: end -->"
 GROUPS = {"basis": "The boundary basis", "scoring": "Scores", "losses": "Losses"}
+PRODUCTS = {"family": "Systems", "reasons": "Resolution, target and input of the boundary basis"}
+FINDINGS = Path(__file__).with_name("findings.md")
 README_SETS = ("shapes", "dsb2018")
 PICTURED = ("shapes",)  # images of the other sets may not be passed on with this repository
 README_GROUPS = ("basis", "scoring")
@@ -42,6 +54,9 @@ def section(study: Study, dataset: str, root: Path) -> str:
         if any(results[0].group == group for results in arms):
             tables = [main_table(study, dataset, group, kind) for kind in ("mask", "boundary", "box")]
             parts += [f"### {title}", *tables]
+    for product in study.products:
+        if table := product_table(study, dataset, product):
+            parts += [f"### {PRODUCTS[product['name']]}", table]
     parts += ["### Cost", cost_table(study, dataset), "### Inside of the models"]
     parts += [line for line in (target_line(study, dataset),) if line]
     return "\n\n".join([*parts, reasons_table(study, dataset)])
@@ -68,7 +83,8 @@ def page(study: Study, root: Path) -> str:
     """What stands between the markers of docs/results.md."""
     published = published_table(OmegaConf.to_container(OmegaConf.load(Path(__file__).with_name("published.yaml"))))
     others = f"## Published figures\n\nOn COCO, by others. Not comparable with the runs above.\n\n{published}"
-    return "\n\n".join(["", *(section(study, name, root) for name in study.datasets), others, ""])
+    findings = fill(FINDINGS.read_text(), study).strip()
+    return "\n\n".join(["", findings, *(section(study, name, root) for name in study.datasets), others, ""])
 
 
 def readme_block(study: Study, root: Path) -> str:

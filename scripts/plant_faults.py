@@ -1,21 +1,25 @@
 """Plant faults in a copy of the code, one at a time, and see that the tests of what they break fail: `make faults`.
 
-    python scripts/plant_faults.py [--only TEXT ...] [--dry-run]
+    python scripts/plant_faults.py [--only TEXT ...] [--again] [--dry-run]
 
-`tests/planted_faults.yaml` says which. The table of what was seen goes into docs/reliability.md, unless only a part was
-asked for. The exit code is 1 if a fault was not seen.
+`tests/planted_faults.yaml` says which. What was seen is kept in outputs/faults.jsonl and not tried again while fault,
+file and tests stay as they are, so that a call that was interrupted goes on. When all were tried, the table of what was
+seen goes into docs/reliability.md. The exit code is 1 if a fault was not seen.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +28,12 @@ from blocks import replace_block
 
 ROOT = Path(__file__).resolve().parents[1]
 FAULTS = ROOT / "tests" / "planted_faults.yaml"
+RECORDS = ROOT / "outputs" / "faults.jsonl"
 PAGE = ROOT / "docs" / "reliability.md"
 BEGIN, END = "<!-- faults: begin, written by make faults -->", "<!-- faults: end -->"
 COPIED = ("src", "conf", "scripts", "tests", "notebooks", "benchmarks", "docs", "setup.cfg", "pyproject.toml",
           "README.md", "Makefile")  # fmt: skip
+SEEN, MISSED, BROKEN = "seen", "NOT SEEN", "NOT TRIED, for without it these fail too"
 FAILED = 1  # pytest: tests ran, and some failed; 2 to 5 say that they could not run
 LIMIT = 900  # seconds for the tests of a fault
 
@@ -103,19 +109,12 @@ def seen(fault: Fault, copy: Path) -> bool:
     return result.returncode == FAILED
 
 
-def control(faults: Sequence[Fault], copy: Path) -> None:
-    """See that the tests of each fault pass while nothing is planted; else their failing would say nothing.
-
-    Raises:
-        RuntimeError: they do not.
-    """
-    for tests in dict.fromkeys(fault.tests for fault in faults):
-        result = _pytest(copy, tests)
-        if result.returncode != 0:
-            raise RuntimeError(
-                f"without a fault pytest ends with {result.returncode} for {', '.join(tests)}\n{result.stdout[-3000:]}"
-            )
-        print(f"without a fault: {', '.join(tests)}: {result.stdout.strip().splitlines()[-1]}", flush=True)
+def pass_without(tests: Sequence[str], copy: Path) -> bool:
+    """Whether tests pass while nothing is planted; else their failing would say nothing."""
+    result = _pytest(copy, tests)
+    if result.returncode != 0:
+        print(f"without a fault pytest ends with {result.returncode}\n{result.stdout[-3000:]}", flush=True)
+    return result.returncode == 0
 
 
 def _pytest(copy: Path, tests: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -137,24 +136,56 @@ def copied(root: Path, folder: Path) -> Path:
     return folder
 
 
-def rows(faults: Sequence[Fault], copy: Path) -> Iterator[tuple[Fault, bool]]:
-    """Try all faults; a line for each on the terminal."""
+def fingerprint(fault: Fault, root: Path) -> str:
+    """Of all that decides whether a fault is seen: itself, its file, its tests and the modules that they use."""
+    texts = [path.read_text() for path in (root / test.partition("::")[0] for test in fault.tests)]
+    modules = {path.stem: path for path in (root / "tests").rglob("*.py") if not path.name.startswith("test_")}
+    for text in texts:  # grows: a module may use others
+        used = [name for name in sorted(modules) if re.search(rf"\b{name}\b", text)]
+        texts += [modules.pop(name).read_text() for name in used]
+    content = [repr(fault), (root / fault.file).read_text(), *texts]
+    return hashlib.sha256("\0".join(content).encode()).hexdigest()
+
+
+def known(path: Path) -> dict[str, str]:
+    """Verdicts of earlier calls by fingerprint; a line that a kill has cut off counts for nothing."""
+    found = {}
+    for text in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        found[line["fingerprint"]] = line["verdict"]
+    return found
+
+
+def rows(faults: Sequence[Fault], copy: Path, path: Path, verdicts: Mapping[str, str]) -> Iterator[tuple[Fault, str]]:
+    """Try all faults that have no verdict; a line for each on the terminal and in the file."""
+    passed: dict[tuple[str, ...], bool] = {}
     for number, fault in enumerate(faults, 1):
-        start = time.monotonic()
-        was_seen = seen(fault, copy)
-        word = "seen" if was_seen else "NOT SEEN"
-        print(f"[{number}/{len(faults)}] {word:8s} {time.monotonic() - start:5.0f} s  {fault.promise}", flush=True)
-        yield fault, was_seen
+        key, start = fingerprint(fault, copy), time.monotonic()
+        if key in verdicts:
+            yield fault, verdicts[key]
+            continue
+        if fault.tests not in passed:
+            passed[fault.tests] = pass_without(fault.tests, copy)
+        verdict = (SEEN if seen(fault, copy) else MISSED) if passed[fault.tests] else BROKEN
+        print(f"[{number}/{len(faults)}] {time.monotonic() - start:4.0f} s  {verdict}: {fault.promise}", flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            # A newline in front, for the line before may have been cut off.
+            file.write("\n" + json.dumps({"promise": fault.promise, "verdict": verdict, "fingerprint": key}) + "\n")
+        yield fault, verdict
 
 
-def table(results: Sequence[tuple[Fault, bool]]) -> str:
+def table(results: Sequence[tuple[Fault, str]]) -> str:
     """As Markdown."""
-    lines = ["| promise | without | the tests fail |", "|---|---|---|"]
-    for fault, was_seen in results:
+    lines = ["| promise | without | seen by |", "|---|---|---|"]
+    for fault, verdict in results:
         tests = ", ".join(f"`{test.removeprefix('tests/')}`" for test in fault.tests)
         what = " ".join(fault.find.split()).replace("|", "\\|")
-        place, verdict = Path(fault.file).name, "" if was_seen else "NOT "
-        lines.append(f"| {fault.promise} | `{what}` in `{place}` | {verdict}{tests} |")
+        prefix = "" if verdict == SEEN else f"{verdict}: "
+        lines.append(f"| {fault.promise} | `{what}` in `{Path(fault.file).name}` | {prefix}{tests} |")
     return "\n".join(lines)
 
 
@@ -163,6 +194,7 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", type=Path, default=FAULTS, help="the list (default: %(default)s)")
     parser.add_argument("--only", nargs="+", metavar="TEXT", help="faults with one of these in promise or file")
+    parser.add_argument("--again", action="store_true", help="try those too that were tried before")
     parser.add_argument(
         "--dry-run", action="store_true", help="see whether every fault can be planted, and run nothing"
     )
@@ -177,15 +209,18 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
             return 0
         with tempfile.TemporaryDirectory() as folder:
             copy = copied(root, Path(folder))
-            control(chosen, copy)
-            results = list(rows(chosen, copy))
+            path = root / RECORDS.relative_to(ROOT)
+            earlier = {} if options.again else {key: v for key, v in known(path).items() if v == SEEN}
+            results = list(rows(chosen, copy, path, earlier))
+            verdicts = known(path)
+            all_of_them = [(fault, verdicts.get(fingerprint(fault, copy))) for fault in faults]
     except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    if len(chosen) == len(faults):
+    if all(verdict for _, verdict in all_of_them):
         page = root / PAGE.relative_to(ROOT)
-        page.write_text(replace_block(page.read_text(), BEGIN, END, table(results)))
-    missed = [fault.promise for fault, was_seen in results if not was_seen]
+        page.write_text(replace_block(page.read_text(), BEGIN, END, table(all_of_them)))
+    missed = [f"{verdict}: {fault.promise}" for fault, verdict in results if verdict != SEEN]
     print("\n".join([f"{len(missed)} of {len(results)} faults were not seen", *missed]), flush=True)
     return 1 if missed else 0
 

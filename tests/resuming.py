@@ -16,6 +16,8 @@ from toy import TOY, toy_checkpoint
 SMALL = [
     "experiment=ablation_e", "backbone@model.backbone=mobilenet_v2", "model.backbone.weights=null",
     "model.backbone.norm=bn", "model.backbone.freeze_at=0", "model.fpn.channels=64",
+    # Which positives are scored is drawn: without that, random states that are lost would leave no trace.
+    "scoring@model.scoring=light", "model.scoring.channels=16", "model.scoring.max_positives=2",
 ]  # fmt: skip
 # Epochs, validations and writes end at different steps.
 RUN = [

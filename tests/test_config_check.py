@@ -241,6 +241,19 @@ REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
     ),
     ({"model.boundary": UNSUPERVISED}, "model.boundary.use_prediction", ["would do nothing", "set it to true"]),
     ({"data.boundary_target": None}, "data.boundary_target", ["learned from it", "data.boundary_target='${gt}'"]),
+    (
+        {"model.boundary.classes": True, "data.boundary_target.classes": False},
+        "gt.classes", ["boundary of each class", "set gt.classes=true"],
+    ),
+    ({"objective": "boundary_f/ODS"}, "objective", ["not computed"]),
+    (
+        {"callbacks.evaluation.boundary_f": True, "model.boundary._target_": GLOBAL.replace("Global", "Instance")},
+        "callbacks.evaluation.boundary_f", ["boundary of the whole image", "boundary@model.boundary=global"],
+    ),
+    (
+        {"callbacks.evaluation.boundary_f": True, "objective": "boundary_f/class_ODS"},
+        "objective", ["did you mean 'boundary_f/ODS'"],
+    ),
     ({"trainer.precision": "bf16-true"}, "trainer.precision", ["boundary ground truth", "allowed: 32-true"]),
     ({"trainer.precision": "16-true"}, "trainer.precision", ["boundary ground truth", "bf16-mixed"]),
     ({"trainer.precision": "64-true"}, "trainer.precision", ["allowed: 32-true"]),
@@ -339,6 +352,14 @@ def test_slurm_starts_the_processes_itself(config: dict[str, Any], monkeypatch: 
     monkeypatch.setenv("SLURM_NTASKS", "2")
     monkeypatch.setenv("SLURM_JOB_NAME", "sweep")
     check(config, multirun=True)
+
+
+@pytest.mark.parametrize(("name", "classes"), [("ODS", False), ("OIS", True), ("class_ODS", True)])
+def test_the_boundary_f_measure_may_decide(config: dict[str, Any], name: str, classes: bool) -> None:
+    config["objective"] = config["callbacks"]["checkpoint"]["monitor"] = f"boundary_f/{name}"
+    config["callbacks"]["evaluation"]["boundary_f"] = True
+    config["model"]["boundary"]["classes"] = config["data"]["boundary_target"]["classes"] = classes
+    check(config)
 
 
 def test_lightning_may_not_split_the_data_again(config: dict[str, Any]) -> None:

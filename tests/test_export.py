@@ -38,6 +38,7 @@ VARIANTS = {
     "boundary": ("ablation_e", "scoring@model.scoring=boundary"),
     "iou_boundary": ("b2inst",),
     "light": ("b2inst_light",),
+    "fcn_iou": ("ablation_e", "scoring@model.scoring=fcn_iou"),
     "published": ("blendmask_550_r50_3x",),
     "dynamic": ("b2inst", "assembly@model.assembly=dynamic"),
     "yolact": ("yolact", "boundary@model.boundary=global", "loss@model.losses=[bce]", "scoring@model.scoring=light"),

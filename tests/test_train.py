@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from b2inst.config import ConfigError
 from b2inst.data import shapes
 from b2inst.lit import LitSegmenter
 from b2inst.paths import config_dir
@@ -92,6 +93,13 @@ def test_resume_goes_on_where_the_run_stopped(trained: Path, root: Path, tmp_pat
     with (tmp_path / "metrics.csv").open() as file:
         steps = [row["step"] for row in csv.DictReader(file) if row["train/loss"]]
     assert steps == ["0", "1", "2"], "the log is not that of the whole run"
+
+
+def test_another_model_does_not_go_on(trained: Path, root: Path, tmp_path: Path) -> None:
+    ckpt_path = trained / "checkpoints" / "last.ckpt"
+    config = toy_config(root, tmp_path, "experiment=ablation_e", f"ckpt_path={ckpt_path}", "model.basis.channels=48")
+    with pytest.raises(ConfigError, match="the model is another one"):
+        train(config)
 
 
 def test_last_in_an_empty_folder_starts_afresh_and_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

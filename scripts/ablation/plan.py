@@ -13,9 +13,12 @@ from omegaconf import OmegaConf
 from b2inst.config import ConfigError
 
 KEYS = {
-    "plan": {"output", "records", "seeds", "common", "inspect", "references", "datasets", "arms"},
+    "plan": {"output", "records", "seeds", "common", "inspect", "references", "datasets", "arms", "products"},
     "dataset": {"stage", "overrides", "steps", "seconds_per_step", "overhead", "size", "crop", "needs", "arms"},
     "arm": {"group", "label", "overrides", "cost"},
+    "product": {"stage", "seeds", "rows", "columns"},
+    "row": {"label", "overrides", "cost", "columns", "same"},
+    "column": {"label", "overrides", "cost"},
     "inspect": {"images", "crops"},
 }
 
@@ -30,6 +33,8 @@ class Arm:
         label: what the tables say.
         overrides: of the command line of `b2inst.train`.
         cost: seconds of a step in those of the reference, for estimates before anything is measured.
+        stage: it comes with the sets of this stage, if its set has a lower one.
+        seeds: its own, None for those of the plan.
     """
 
     name: str
@@ -37,6 +42,26 @@ class Arm:
     label: str
     overrides: tuple[str, ...]
     cost: float
+    stage: int = 0
+    seeds: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Product:
+    """A table of arms: every row with every column.
+
+    Attributes:
+        name: of the product, the group of its arms.
+        rows, columns: labels by name.
+        cells: the name of the arm at (row, column); one that the plan has anyway is not trained twice.
+        arms: those that are of this product alone.
+    """
+
+    name: str
+    rows: Mapping[str, str]
+    columns: Mapping[str, str]
+    cells: Mapping[tuple[str, str], str]
+    arms: tuple[Arm, ...]
 
 
 @dataclass(frozen=True)
@@ -110,6 +135,7 @@ class Plan:
         references: names of the arms that differences refer to; the first one for all.
         images, crops: how many validation images are inspected, and how many crops are drawn.
         runs: in order.
+        products: tables of arms.
     """
 
     output: Path
@@ -118,6 +144,7 @@ class Plan:
     images: int
     crops: int
     runs: tuple[Run, ...]
+    products: tuple[Product, ...] = ()
 
     def select(self, only: list[str], seeds: list[int] | None) -> list[Run]:
         """The runs of these patterns (`shapes`, `shapes/e`, `*/e`), all for none, and of these seeds.
@@ -143,7 +170,9 @@ class Plan:
         """What the tables have to know of runs that are missing, as plain values."""
         runs = [{"dataset": r.dataset.name, "arm": r.arm.name, "group": r.arm.group, "label": r.arm.label,
                  "seed": r.seed} for r in self.runs]  # fmt: skip
-        return {"references": list(self.references), "runs": runs}
+        products = [{"name": p.name, "rows": dict(p.rows), "columns": dict(p.columns),
+                     "cells": [[*place, arm] for place, arm in p.cells.items()]} for p in self.products]  # fmt: skip
+        return {"references": list(self.references), "runs": runs, "products": products}
 
 
 def load_plan(path: Path, output: Path | None = None) -> Plan:
@@ -162,22 +191,57 @@ def load_plan(path: Path, output: Path | None = None) -> Plan:
     _check(content, "plan", str(path))
     _check(content["inspect"], "inspect", f"{path}: inspect")
     arms = {name: _arm(name, part, path) for name, part in content["arms"].items()}
+    products = [_product(name, part, arms, path) for name, part in content["products"].items()]
+    arms.update({arm.name: arm for product in products for arm in product.arms})
     datasets = [_dataset(name, part, arms, path) for name, part in content["datasets"].items()]
     for name in content["references"]:
         if name not in arms:
             raise ConfigError(f"{path}: references: no arm {name!r}; arms are {', '.join(arms)}")
-    output = output or Path(content["output"])
+    output, seeds = output or Path(content["output"]), tuple(content["seeds"])
     common = tuple(content["common"])
     runs = [
         Run(dataset, arms[arm], seed, output / dataset.name / arm / f"seed{seed}",
             (*common, *dataset.overrides, f"schedule.steps={dataset.steps}", *arms[arm].overrides))
-        for dataset in datasets for seed in content["seeds"] for arm in dataset.arms
+        for dataset in datasets for seed in seeds for arm in dataset.arms if seed in (arms[arm].seeds or seeds)
     ]  # fmt: skip
     # The sort is stable: within a stage and a seed the sets come in turn, each with its arms as the plan lists them.
-    runs.sort(key=lambda run: (run.dataset.stage, content["seeds"].index(run.seed)))
+    runs.sort(key=lambda run: (max(run.dataset.stage, run.arm.stage), seeds.index(run.seed)))
     inspect = content["inspect"]
     records, references = Path(content["records"]), tuple(content["references"])
-    return Plan(output, records, references, inspect["images"], inspect["crops"], tuple(runs))
+    return Plan(output, records, references, inspect["images"], inspect["crops"], tuple(runs), tuple(products))
+
+
+def _product(name: str, part: Mapping[str, Any], arms: Mapping[str, Arm], path: Path) -> Product:
+    """The cells of a table, each an arm that there is or one of its own.
+
+    Raises:
+        ConfigError: it names a column or an arm that there is not, or an arm of its own has a name that is taken.
+    """
+    where = f"{path}: products.{name}"
+    _check(part, "product", where)
+    columns = part["columns"]
+    for key, column in columns.items():
+        _check(column, "column", f"{where}.columns.{key}")
+    cells, own = {}, []
+    for key, row in part["rows"].items():
+        _check(row, "row", f"{where}.rows.{key}")
+        chosen = list(columns) if row["columns"] == "all" else row["columns"]
+        for column in [*chosen, *row["same"]]:
+            if column not in columns:
+                raise ConfigError(f"{where}.rows.{key}: no column {column!r}; columns are {', '.join(columns)}")
+        for column in chosen:
+            arm = row["same"].get(column, f"{key}_{column}")
+            if (column in row["same"]) != (arm in arms):
+                taken = "is taken by another arm" if arm in arms else f"is no arm; arms are {', '.join(arms)}"
+                raise ConfigError(f"{where}.rows.{key}: {arm} {taken}")
+            cells[key, column] = arm
+            if arm not in arms:
+                overrides = (*row["overrides"], *columns[column]["overrides"])
+                label = f"{row['label']}, {columns[column]['label']}"
+                cost = float(row["cost"] * columns[column]["cost"])
+                own.append(Arm(arm, name, label, overrides, cost, part["stage"], tuple(part["seeds"])))
+    labels = [{key: value["label"] for key, value in part[side].items()} for side in ("rows", "columns")]
+    return Product(name, *labels, cells, tuple(own))
 
 
 def _arm(name: str, part: Mapping[str, Any], path: Path) -> Arm:

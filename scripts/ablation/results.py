@@ -61,10 +61,12 @@ class Study:
     Attributes:
         results: one for each run.
         references: arms that differences refer to.
+        products: tables of arms, as the plan's summary has them.
     """
 
     results: tuple[Result, ...]
     references: tuple[str, ...]
+    products: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def datasets(self) -> list[str]:
@@ -110,7 +112,7 @@ def load_study(folder: Path) -> Study:
     for path in sorted(folder.glob(f"*/*/seed*/{RECORD}")):  # of arms that an earlier plan had
         if path.parent not in planned:
             results.append(_result(path.parent, read_json(path)))
-    return Study(tuple(results), tuple(plan["references"]))
+    return Study(tuple(results), tuple(plan["references"]), tuple(plan.get("products", ())))
 
 
 def _result(folder: Path, about: Mapping[str, Any]) -> Result:

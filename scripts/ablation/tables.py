@@ -53,10 +53,36 @@ def short_table(study: Study, dataset: str, groups: Sequence[str]) -> str:
     return markdown(head, rows)
 
 
+def product_table(study: Study, dataset: str, product: Mapping[str, Any]) -> str | None:
+    """AP, the boundary basis and the cost of every row with every column; None before a run of its own has ended."""
+    arms, cells = study.arms(dataset), {(row, column): arm for row, column, arm in product["cells"]}
+    if not any(r.metrics and r.group == product["name"] for results in arms.values() for r in results):
+        return None
+    rows = []
+    for row, label in product["rows"].items():
+        for column, variant in product["columns"].items():
+            results = arms.get(cells.get((row, column), ""))
+            if results is None:
+                continue
+            cost = next((r.cost for r in results if r.cost), {})
+            seen = [r.inspection for r in results if r.inspection]
+            rows.append([
+                label, variant, runs_cell(results),
+                *(spread(list(values_by_seed(results, f"{kind}/AP").values())) for kind in ("mask", "boundary", "box")),
+                _seen(seen, shares(results, "attention", "overall"), "%"), _seen(seen, dice(results)),
+                _number(cost.get("parameters"), 1e6, "M"), _number(cost.get("flops"), 1e9, ""),
+            ])  # fmt: skip
+    head = ["", "with", "runs", "mask AP", "boundary AP", "box AP", "attention", "Dice of the basis", "parameters",
+            "GFLOP"]  # fmt: skip
+    return markdown(head, rows)
+
+
 def cost_table(study: Study, dataset: str) -> str:
     """Wall time, parameters and operations of each arm, and the group of its runs in W&B."""
     rows = []
     for name, results in study.arms(dataset).items():
+        if results[0].group in groups_of_products(study):
+            continue
         times = [r.seconds / 60 for r in results if r.metrics]
         cost = next((r.cost for r in results if r.cost), {})
         rows.append([
@@ -75,17 +101,34 @@ def reasons_table(study: Study, dataset: str) -> str:
             "Dice of the basis", "mask IoU", "below 0.5", "boundary quality", "below 0.5"]  # fmt: skip
     rows = []
     for name, results in study.arms(dataset).items():
+        if results[0].group in groups_of_products(study):
+            continue
         seen = [r.inspection for r in results if r.inspection]
-        own = [i for i in seen if i["boundary_basis"]]
-        cells = [spread([100 * i[kind][where][-1] for i in own if i[kind]], "%") if own or not seen else "-"
+        cells = [_seen(seen, shares(results, kind, where), "%")
                  for kind in ("attention", "contribution") for where in ("overall", "near_boundary")]  # fmt: skip
-        dice = [i["boundary_basis_dice"] for i in seen if i["boundary_basis_dice"] is not None]
-        cells.append(spread([100 * value for value in dice]) if dice or not seen else "-")
+        cells.append(_seen(seen, dice(results)))
         for quality in ("iou", "boundary"):
             targets = [i["score_targets"][quality] for i in seen if i["score_targets"][quality]["mean"] is not None]
             cells += [spread([100 * t["mean"] for t in targets]), spread([100 * below(t, 0.5) for t in targets], "%")]
         rows.append([f"`{name}`", *cells])
     return markdown(head, rows)
+
+
+def shares(results: Sequence[Result], kind: str, where: str) -> list[float]:
+    """Of the additional basis in percent, one for each run that has it; see `inspection.Shares`."""
+    seen = [r.inspection for r in results if r.inspection]
+    return [100 * i[kind][where][-1] for i in seen if i["boundary_basis"] and i[kind]]
+
+
+def dice(results: Sequence[Result]) -> list[float]:
+    """Of the additional basis and the boundary target in percent, one for each run that has it."""
+    seen = [r.inspection for r in results if r.inspection]
+    return [100 * i["boundary_basis_dice"] for i in seen if i["boundary_basis_dice"] is not None]
+
+
+def _seen(inspected: Sequence[Any], values: Sequence[float], unit: str = "") -> str:
+    """Values of what not every arm has: missing before a run was inspected, else nothing."""
+    return spread(values, unit) if values or not inspected else "-"
 
 
 def target_line(study: Study, dataset: str) -> str | None:
@@ -107,6 +150,11 @@ def published_table(entries: Sequence[Mapping[str, Any]]) -> str:
 
     head = ["model", "backbone", "schedule", "split", "box AP", "mask AP", "source"]
     return markdown(head, [[cell(entry[key]) for key in (*head[:4], "box", "mask", "source")] for entry in entries])
+
+
+def groups_of_products(study: Study) -> set[str]:
+    """Groups of arms that have a table of their own."""
+    return {product["name"] for product in study.products}
 
 
 def below(histogram: Mapping[str, Any], limit: float) -> float:

@@ -313,6 +313,9 @@ def _boundary(config: Mapping[str, Any]) -> Lines:
     if _is(variant, GlobalBoundary) and _get(config, "data.boundary_target") is None:
         yield ("data.boundary_target: null, and the global boundary is learned from it; set data.boundary_target="
                "'${gt}', or choose boundary@model.boundary=instance")  # fmt: skip
+    if _get(variant, "classes") is True and _get(config, "data.boundary_target.classes") is False:
+        yield ("gt.classes: false, but model.boundary.classes=true learns the boundary of each class; set "
+               "gt.classes=true")  # fmt: skip
     wanted = _get(config, "model.assembly.basis_stride", 4)
     stride = _get(config, "data.boundary_target.stride", wanted)
     if stride != wanted:
@@ -363,6 +366,13 @@ def _objective(config: Mapping[str, Any]) -> Lines:
         yield f"callbacks.evaluation.kinds: {kinds!r}; give a list of one or more of {', '.join(KINDS)}"
         return
     allowed = [f"{kind}/{name}" for kind in kinds for name in METRICS]
+    variant = _get(config, "model.boundary")
+    if evaluation.get("boundary_f"):
+        allowed += [f"boundary_f/{name}" for name in ("ODS", "OIS")]
+        allowed += [f"boundary_f/{name}" for name in ("class_ODS", "class_OIS") if _get(variant, "classes") is True]
+        if not getattr(_object(variant), "image_level", False):
+            yield ("callbacks.evaluation.boundary_f: true, but no basis is supervised with the boundary of the "
+                   "whole image; choose boundary@model.boundary=global, or set it to false")  # fmt: skip
     if objective not in allowed:
         yield (f"objective: {objective!r} is not computed; {_did_you_mean(objective, allowed)} "
                f"(kinds of the evaluation: {', '.join(kinds)})")  # fmt: skip

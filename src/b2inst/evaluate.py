@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 from omegaconf import DictConfig
 
 from b2inst import runtime
-from b2inst.callbacks.evaluation import CocoEvaluation
+from b2inst.callbacks.evaluation import BOUNDARY_CURVES, CocoEvaluation
 from b2inst.callbacks.pictures import Pictures
 from b2inst.config import CHECKPOINT_DATA_TARGETS, ConfigError, build, plain
 from b2inst.evaluate_split import evaluate_part
@@ -19,7 +19,7 @@ from b2inst.metrics.coco import KINDS
 from b2inst.metrics.results import evaluate_files, save_results
 from b2inst.metrics.scores import Scores
 from b2inst.paths import config_dir, unwritable
-from b2inst.split import this_split
+from b2inst.split import Split, this_split
 
 
 def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Scores | None, Path]:
@@ -49,9 +49,10 @@ def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Scores | None, Path]:
                 f"trained with, {module.config['category_ids']}; evaluate on data with the same classes"
             )
         split = this_split(config["shard"])
+        _check_boundary_f(config, module, split)
         if split.count > 1 or config["shard"] is not None:
             return evaluate_part(config, module, data, split, output), output
-        evaluation = CocoEvaluation(config["kinds"] or KINDS, config["dilation_ratio"])
+        evaluation = CocoEvaluation(config["kinds"] or KINDS, config["dilation_ratio"], boundary_f=config["boundary_f"])
         pictures = Pictures(str(output.parent / "pictures"), config["pictures"])
         trainer = pl.Trainer(
             accelerator=config["accelerator"], devices=1, logger=False, callbacks=[evaluation, pictures],
@@ -60,6 +61,8 @@ def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Scores | None, Path]:
         trainer.validate(module, datamodule=data, verbose=False)
     evaluation.scores.to_json(output)
     save_results(output.with_name("results.json"), evaluation.records)
+    if evaluation.boundaries is not None:
+        evaluation.boundaries.write(output.with_name(BOUNDARY_CURVES))
     return evaluation.scores, output
 
 
@@ -118,11 +121,28 @@ def _check(config: dict[str, Any]) -> None:
         raise ConfigError("give either ckpt=FILE, or predictions=FILE and annotations=FILE")
     if config["ckpt"] is None and config["annotations"] is None:
         raise ConfigError("predictions=FILE needs annotations=FILE, the COCO annotations to score against")
+    if not isinstance(config["boundary_f"], bool):
+        raise ConfigError(f"boundary_f={config['boundary_f']}: give true or false")
+    if config["boundary_f"] and config["ckpt"] is None:
+        raise ConfigError("boundary_f=true scores what the boundary basis of a checkpoint says: give ckpt=FILE")
     kinds, ratio = config["kinds"], config["dilation_ratio"]
     if kinds is not None and (not isinstance(kinds, list) or not kinds or set(map(str, kinds)) - {*KINDS}):
         raise ConfigError(f"kinds={kinds}: give a list like 'kinds=[box,mask]' of {', '.join(KINDS)}, or null for all")
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1:
         raise ConfigError(f"dilation_ratio={ratio}: give a share of the image diagonal, between 0 and 1")
+
+
+def _check_boundary_f(config: dict[str, Any], module: LitSegmenter, split: Split) -> None:
+    if config["boundary_f"] and not module.model.boundary.image_level:
+        raise ConfigError(
+            f"boundary_f=true: {config['ckpt']} has no boundary basis that is supervised with the boundary of the "
+            "whole image, as boundary@model.boundary=global trains it; set boundary_f=false"
+        )
+    if config["boundary_f"] and (split.count > 1 or config["shard"] is not None):
+        raise ConfigError(
+            "boundary_f=true: a split evaluation keeps results of instances alone, and no boundary maps; evaluate in "
+            "one process without shard, or set boundary_f=false"
+        )
 
 
 def _check_output(output: Path) -> None:

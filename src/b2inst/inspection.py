@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from b2inst.models.scoring import dice_score, iou_score
+from b2inst.models.scoring import dice_score
+from b2inst.models.scoring_base import PredictedMasks, iou_score
 from b2inst.models.segmenter import Outputs, Segmenter
 from b2inst.ops.laplacian import any_boundary, boundary
 from b2inst.ops.ranks import best_of_groups
@@ -140,14 +141,14 @@ class Inspector:
         if targets is None or targets.boundary is None:
             raise ValueError("an inspection needs ground truth with the boundary target, and this batch has none")
         self.width.update(targets, batch.images.sizes)
-        logits = self.model.boundary.logits(outputs.bases)
+        logits = self.model.boundary.logits(self.model.split(outputs.bases)[1])
         if logits is not None:
             found = logits.float().sigmoid() * targets.boundary_weight
             self.basis_dice.append(dice_score(found, targets.boundary * targets.boundary_weight).cpu())
         if len(targets):
-            self._masks(outputs, targets)
+            self._masks(outputs, targets, batch.images.sizes)
 
-    def _masks(self, outputs: Outputs, targets: Targets) -> None:
+    def _masks(self, outputs: Outputs, targets: Targets, sizes: Tensor) -> None:
         model = self.model
         _, positives, _ = model.detector.losses(outputs.detector, targets)
         places = positives.take(best_of_groups(positives.scores, positives.instance, 1))
@@ -167,7 +168,8 @@ class Inspector:
         for name, values in wanted.items():
             self.targets[name].update(values)
         if model.scoring.qualities:
-            predicted = model.scoring(outputs.features, boxes, places.image, blend.logits, places.labels)
+            scored = PredictedMasks(blend.logits, boxes, places.image, places.labels, sizes)
+            predicted = model.scoring(outputs.features, scored)
             for name, values in predicted.items():
                 self.errors.setdefault(name, []).append((values - wanted[name]).abs().cpu())
 

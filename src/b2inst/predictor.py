@@ -32,7 +32,9 @@ class Inside:
 
     Attributes:
         bases: (K, h, w) float32 mask bases, of the network input with its padding.
-        boundary: (h, w) float32 logits of the boundary basis; None for a model without one.
+        boundary: (h, w) float32 logits of the boundary basis, of whatever class; None for a model without one.
+        class_boundary: (C, h, w) float32 logits of the boundary of each class; None for a model that does not tell them
+            apart.
         blend: attention and cropped bases of one instance, (K, R, R) or (K + 1, R, R) with the boundary basis last, in
             the frame of its box; None where it was not asked for, for an image with fewer instances, and without
             attention.
@@ -43,6 +45,7 @@ class Inside:
 
     bases: Tensor
     boundary: Tensor | None
+    class_boundary: Tensor | None
     blend: Blend | None
     has_attention: bool
     size: tuple[int, int]
@@ -264,10 +267,12 @@ class B2Inst:
         self, outputs: Outputs, index: int, blend: Blend | None, size: tuple[int, int], canvas: tuple[int, int]
     ) -> Inside:
         bases = outputs.bases[index].float().cpu()
-        boundary = self.model.boundary.logits(bases[None])
+        own = self.model.split(bases[None])[1]
+        boundary, by_class = self.model.boundary.logits(own), self.model.boundary.class_logits(own)
         return Inside(
             bases=bases[: self.model.num_bases],
             boundary=None if boundary is None else boundary[0],
+            class_boundary=None if by_class is None else by_class[0],
             blend=None if blend is None else Blend(blend.attention.cpu(), blend.bases.cpu()),
             has_attention=self.has_attention,
             size=size,

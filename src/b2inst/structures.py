@@ -86,6 +86,9 @@ class Targets(_Travels):
         boundary: (N, h, w) float32 in [0, 1], the image-level boundary on the grid of the bases, or None
             before the DataModule has made it on the device.
         boundary_weight: (N, h, w) float32, 0 in crowds and padding, else 1; None as `boundary`.
+        class_boundary: (M, h, w) float32 in [0, 1], the boundary of each class that an image has; None where it was not
+            asked for.
+        class_boundary_index: (M, 2) int64, image and label of each of these maps.
         roi_masks: (I, R, R) float32, 0 or 1, the masks in the frames of `boxes`, from a source that knows them better
             than `masks` do (polygons); None: they are cropped from `masks`.
     """
@@ -97,6 +100,8 @@ class Targets(_Travels):
     crowd: Tensor
     boundary: Tensor | None = None
     boundary_weight: Tensor | None = None
+    class_boundary: Tensor | None = None
+    class_boundary_index: Tensor | None = None
     roi_masks: Tensor | None = None
 
     def __len__(self) -> int:

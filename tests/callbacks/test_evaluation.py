@@ -14,8 +14,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 
 from b2inst.callbacks.evaluation import CocoEvaluation
+from b2inst.metrics.boundary_f import BoundaryF
 from b2inst.metrics.coco import CocoEvaluator
 from b2inst.structures import Batch, Detections, ImageBatch
+from callbacks.two_processes import boundaries_of
 from metrics import generated
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,10 +40,15 @@ def test_two_processes_score_once_and_agree_with_one(tmp_path):
     assert first["records"] == len(records) > second["records"]
     alone = CocoEvaluator(truth)
     alone.update([image["id"] for image in truth["images"]], records)
-    expected = {name: value for name, value in alone.compute().metrics.items() if value == value}
+    boundaries = BoundaryF()
+    for image in truth["images"]:
+        boundaries.update(image["id"], *boundaries_of(image["id"]))
+    metrics = {**alone.compute().metrics, **boundaries.compute()[0]}
+    expected = {name: value for name, value in metrics.items() if value == value}
     assert first["logged"] == second["logged"] == expected
     assert first["checkpoint"] == second["checkpoint"] == {"best_threshold": expected["mask/best_threshold"]}
-    assert (tmp_path / "curves_0" / "precision_recall.json").is_file() and not (tmp_path / "curves_1").exists()
+    assert {path.name for path in (tmp_path / "curves_0").iterdir()} >= {"precision_recall.json", "boundary_f.csv"}
+    assert not (tmp_path / "curves_1").exists()
 
 
 TRUTH = {

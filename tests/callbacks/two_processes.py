@@ -11,9 +11,17 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from torch import Tensor
 
 from b2inst.callbacks.evaluation import CocoEvaluation
+from b2inst.metrics.boundary_f import BoundaryF
 from b2inst.metrics.coco import CocoEvaluator
+
+
+def boundaries_of(image_id: int) -> tuple[Tensor, Tensor]:
+    """Probabilities and truth, (1, 20, 30), that differ from image to image."""
+    generator = torch.Generator().manual_seed(image_id)
+    return torch.rand(1, 20, 30, generator=generator), torch.rand(1, 20, 30, generator=generator) > 0.9
 
 
 def main(rank: int, folder: Path) -> None:
@@ -22,9 +30,11 @@ def main(rank: int, folder: Path) -> None:
     truth, records = json.loads((folder / "case.json").read_text())
     callback = CocoEvaluation(folder=str(folder / f"curves_{rank}"))
     callback.evaluator = CocoEvaluator(truth)
+    callback.boundaries = BoundaryF()  # any one will do for how the counts of processes come together
     ids = [image["id"] for image in truth["images"]]
     for image_id in ids[rank::2] + ids[:rank]:
         callback.evaluator.update([image_id], [record for record in records if record["image_id"] == image_id])
+        callback.boundaries.update(image_id, *boundaries_of(image_id))
     scored = []
     compute = callback.evaluator.compute
     callback.evaluator.compute = lambda: scored.append(1) or compute()

@@ -266,3 +266,45 @@ def test_the_route_of_a_cpu_equals_that_of_a_device(resolution, merge, padding, 
     monkeypatch.setattr("b2inst.data.boundary_target.any_boundary", by_filter)
     assert 0 < ours.mean() < 1
     assert torch.equal(ours, _target(batch, resolution=resolution, merge=merge, padding=padding))
+
+
+# ---------------------------------------------------------------------------------------------------------- by class
+
+
+def _two_images() -> Batch:
+    """Blobs of the labels 0, 2, 0, 2, 4, and two squares of label 1 that touch; an image between them has none."""
+    first, last = _blobs(), _sample((40, 48), (4, 4, 20, 20), (4, 20, 20, 36))
+    first = replace(first, labels=torch.tensor([0, 2, 0, 2, 4]))
+    last = replace(last, labels=torch.tensor([1, 1]))
+    return collate([first, _sample((40, 48)), last])
+
+
+@pytest.mark.parametrize("resolution", RESOLUTIONS)
+@pytest.mark.parametrize(
+    "options", [{}, {"soft": True}, {"merge": "union"}, {"padding": "zeros", "stride": 2}], ids=str
+)
+def test_the_map_of_a_class_is_the_target_of_its_instances_alone(resolution: str, options: dict) -> None:
+    batch = _two_images()
+    made = BoundaryTarget(resolution=resolution, classes=True, **options)(batch).targets
+    assert made.class_boundary_index.tolist() == [[0, 0], [0, 2], [0, 4], [2, 1]]
+    for (image, label), found in zip(made.class_boundary_index.tolist(), made.class_boundary, strict=True):
+        own = (batch.targets.labels == label) & (batch.targets.image_index == image)
+        parts = {name: getattr(batch.targets, name)[own] for name in ("boxes", "labels", "image_index", "masks")}
+        alone = replace(batch, targets=replace(batch.targets, **parts))
+        assert torch.equal(found, _target(alone, resolution=resolution, **options)[image]) and found.any()
+    plain = BoundaryTarget(resolution=resolution, **options)(batch).targets
+    assert torch.equal(made.boundary, plain.boundary) and plain.class_boundary is None
+
+
+@pytest.mark.parametrize("resolution", RESOLUTIONS)
+def test_the_maximum_over_the_classes_is_the_boundary_of_all(resolution: str) -> None:
+    made = BoundaryTarget(resolution=resolution, classes=True)(_two_images()).targets
+    largest = torch.zeros_like(made.boundary)
+    for (image, _), found in zip(made.class_boundary_index.tolist(), made.class_boundary, strict=True):
+        largest[image] = torch.maximum(largest[image], found)
+    assert torch.equal(largest, made.boundary)
+
+
+def test_a_batch_without_instances_has_no_map_of_a_class() -> None:
+    made = BoundaryTarget(classes=True)(collate([_sample((32, 64))])).targets
+    assert made.class_boundary.shape == (0, 8, 16) and made.class_boundary_index.shape == (0, 2)

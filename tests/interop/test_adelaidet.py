@@ -102,6 +102,15 @@ def test_a_basis_that_is_only_supervised_is_dropped() -> None:
 def test_masks_that_adelaidet_cannot_make_are_not_exported() -> None:
     with pytest.raises(ValueError, match="input=sigmoid"):
         export_adelaidet(blendmask(GlobalBoundary(input="sigmoid")))
+    with pytest.raises(ValueError, match="classes=true"):
+        export_adelaidet(blendmask(GlobalBoundary(classes=True)))
+
+
+def test_a_boundary_by_class_keeps_the_old_rows() -> None:
+    state, model = weights(), blendmask(GlobalBoundary(classes=True, use_prediction=False))
+    load_adelaidet(model, state)
+    rows = len(model.basis.bases.weight)
+    assert rows > 5 and same(export_adelaidet(model), state)
 
 
 def test_another_number_of_bases_is_refused() -> None:

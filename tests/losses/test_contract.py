@@ -24,6 +24,7 @@ TERMS = {
     "bf1_extract": BF1(extract=True),
     "kervadec": Kervadec(radius=4),
     "edge_agreement": EdgeAgreement(smooth_prediction=True, smooth_target=True),
+    "edge_agreement_entropy": EdgeAgreement(smooth_prediction=True, smooth_target=True, cross_entropy=True),
 }
 FILES = {
     "bce": BinaryCrossEntropy,
@@ -157,5 +158,5 @@ def test_the_factor_of_kervadec_rises_to_its_limit():
 
 def test_what_the_terms_supervise():
     assert {name: term.supervises for name, term in TERMS.items() if term.supervises != "boundary"} == {
-        "edge_agreement": "mask"
-    }
+        "edge_agreement": "mask", "edge_agreement_entropy": "mask",
+    }  # fmt: skip

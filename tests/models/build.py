@@ -19,6 +19,8 @@ from b2inst.models.fpn import FPN
 from b2inst.models.fpn_yolact import YolactFPN
 from b2inst.models.protonet_yolact import YolactProtonet
 from b2inst.models.scoring import ScoringHead, no_scoring
+from b2inst.models.scoring_base import PredictedMasks
+from b2inst.models.scoring_fcn import MaskFCN
 from b2inst.models.segmenter import Segmenter
 from b2inst.models.semantic_yolact import YolactSemanticHead
 from b2inst.models.yolact import Yolact
@@ -32,9 +34,11 @@ WEIGHTS = {
 
 
 def scoring(mode=None, **options):
-    """A small scoring head of a mode, or none."""
+    """A small scoring head: one of a mode, `fcn_iou`, or none."""
     if mode is None:
         return no_scoring
+    if mode == "fcn_iou":
+        return partial(MaskFCN, **{"channels": (4, 8, 16), "canvas": 48, **options})
     return partial(ScoringHead, mode=mode, **{"channels": 16, "fc_channels": 16, "roi_size": 8, **options})
 
 
@@ -70,6 +74,12 @@ def yolact(boundary=None, mode=None, **options):
         "semantic": YolactSemanticHead,
     }
     return segmenter(boundary, mode, **{**defaults, **options})
+
+
+def scored(logits, boxes, image, labels, size=(256, 256)):
+    """Predicted masks in images of one size."""
+    sizes = torch.tensor([size]).expand(int(image.max()) + 1 if len(image) else 1, 2)
+    return PredictedMasks(logits, boxes, image, labels, sizes)
 
 
 def images(count=2, height=64, width=96, sizes=None, seed=0):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import yaml
 from hydra.utils import instantiate
 
 from b2inst.data.boundary_target import BoundaryTarget
+from b2inst.losses.edge_agreement import KERNELS, EdgeAgreement
 from b2inst.models.assembly.base import Assembly
 from b2inst.models.boundary import GlobalBoundary, InstanceBoundary, NoBoundary, UnsupervisedBoundary
 from b2inst.paths import config_dir
@@ -20,8 +22,9 @@ NAMES = sorted(path.stem for path in (config_dir() / "assembly").glob("*.yaml"))
 SIGNED = [name for name in NAMES if name != "blend"]  # a basis whose parameters are 0 takes no part
 BOUNDARIES = {
     "none": NoBoundary, "unsupervised": UnsupervisedBoundary, "instance": InstanceBoundary, "global": GlobalBoundary,
+    "classes": partial(GlobalBoundary, classes=True),
 }  # fmt: skip
-MODES = [None, "iou", "boundary", "iou_boundary"]
+MODES = [None, "iou", "boundary", "iou_boundary", "fcn_iou"]
 
 
 def assembly(name: str, **changes: object) -> Assembly:
@@ -34,7 +37,7 @@ def segmenter(name: str, boundary: NoBoundary, mode: str | None = None, **parts:
 
 
 def batch(model, boxes="normal"):
-    return BoundaryTarget(stride=model.assembly.basis_stride)(build.batch(build.BATCHES[boxes]))
+    return BoundaryTarget(stride=model.assembly.basis_stride, classes=True)(build.batch(build.BATCHES[boxes]))
 
 
 def step(model, given):
@@ -54,7 +57,7 @@ def test_every_combination_learns_and_detects(name: str, boundary: str, mode: st
     losses = step(model, given)
     scores = {f"score_{quality}" for quality in model.scoring.qualities}
     assert {key for key in losses if key.startswith("score_")} == scores
-    assert any(key.startswith("boundary_") for key in losses) == (boundary in ("instance", "global"))
+    assert any(key.startswith("boundary_") for key in losses) == (boundary in ("instance", "global", "classes"))
     for layer in (model.basis.bases, model.detector.params):
         assert layer.weight.grad.isfinite().all()
         assert layer.bias.grad.any() and layer.weight.grad.flatten(1).any(dim=1).float().mean() > 0.4
@@ -66,6 +69,22 @@ def test_every_combination_learns_and_detects(name: str, boundary: str, mode: st
     for detections in found:
         assert len(detections) > 3 and detections.mask_logits.shape == (len(detections), 28, 28)
         assert detections.mask_logits.isfinite().all() and detections.mask_logits.std() > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_edge_agreement_of_the_masks(name: str) -> None:
+    """With every filter and in both forms it says something to bases and parameters, where no loss of masks does."""
+    terms = {f"{k}_{c}": EdgeAgreement(k, cross_entropy=c) for k in KERNELS for c in (False, True)}
+    model = segmenter(name, NoBoundary(), losses=terms)
+    torch.nn.init.normal_(model.detector.params.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    given = batch(model)
+    losses, _ = model.losses(model(given.images), given)
+    layers = (model.basis.bases.weight, model.detector.params.weight)
+    for term in terms:
+        assert losses[term] > 0
+        for gradient in torch.autograd.grad(losses[term], layers, retain_graph=True):
+            assert gradient.isfinite().all() and gradient.any()
+    assert len({round(losses[term].item(), 6) for term in terms}) == len(terms)
 
 
 @pytest.mark.parametrize("boxes", ["no instances", "only a pixel"])

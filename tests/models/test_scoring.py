@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from b2inst.models.scoring import NoScoring, ScoringHead, dice_score, iou_score, no_scoring
+from b2inst.models.scoring import NoScoring, ScoringHead, dice_score, no_scoring
+from b2inst.models.scoring_base import iou_score
 from b2inst.ops.laplacian import boundary, soft_boundary
 from models import build
 
@@ -190,8 +191,8 @@ def test_masks_and_boundaries_are_pooled_to_the_size_of_the_features():
 def test_predictions_are_of_the_class_of_the_instance(branch):
     scoring = head(branch=branch)
     masks, image = disk().expand(3, -1, -1), torch.tensor([0, 1, 1])
-    every = [scoring(features(), BOXES, image, masks, torch.full((3,), c))["iou"] for c in range(3)]
-    mixed = scoring(features(), BOXES, image, masks, torch.tensor([2, 0, 1]))
+    every = [scoring(features(), build.scored(masks, BOXES, image, torch.full((3,), c)))["iou"] for c in range(3)]
+    mixed = scoring(features(), build.scored(masks, BOXES, image, torch.tensor([2, 0, 1])))
     assert mixed.keys() == {"iou", "boundary"} and mixed["boundary"].shape == (3,)
     torch.testing.assert_close(mixed["iou"], torch.stack([every[2][0], every[0][1], every[1][2]]))
     assert len({round(v.item(), 6) for e in every for v in e[:1]}) == 3
@@ -200,7 +201,7 @@ def test_predictions_are_of_the_class_of_the_instance(branch):
 def test_no_instances_stay_attached():
     scoring = head()
     none = torch.zeros(0, dtype=torch.int64)
-    predicted = scoring(features(), BOXES[:0], none, torch.zeros(0, 28, 28), none)
+    predicted = scoring(features(), build.scored(torch.zeros(0, 28, 28), BOXES[:0], none, none))
     targets = scoring.targets(torch.zeros(0, 28, 28), torch.zeros(0, 28, 28))
     losses = scoring.losses(predicted, targets)
     assert [loss.item() for loss in losses.values()] == [0, 0]
@@ -214,7 +215,14 @@ def test_hard_and_soft_boundaries_agree_on_hard_masks():
     assert torch.equal(found, (soft_boundary(mask(disk())) > 0).float())
 
 
-@pytest.mark.parametrize("options", [{"mode": "both"}, {"branch": "conv"}, {"boxes": "box"}])
-def test_unknown_options(options):
-    with pytest.raises(ValueError, match="allowed: iou, boundary, iou_boundary; fc, gap; gt_box, pred_box"):
+@pytest.mark.parametrize(
+    ("options", "allowed"),
+    [
+        ({"mode": "both"}, "iou, boundary, iou_boundary; fc, gap"),
+        ({"branch": "conv"}, "iou, boundary, iou_boundary; fc, gap"),
+        ({"boxes": "box"}, "gt_box, pred_box"),
+    ],
+)
+def test_unknown_options(options, allowed):
+    with pytest.raises(ValueError, match=f"allowed: {allowed}$"):
         ScoringHead(8, 3, STRIDES, **options)

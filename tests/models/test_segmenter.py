@@ -131,6 +131,21 @@ def test_gradient_of_the_scores_into_the_masks(detached, reached):
     assert model.fpn.pyramid.inner_blocks[0][0].weight.grad.any()
 
 
+def test_a_validation_draws_the_same_positives_each_time_and_no_number_of_the_training():
+    model = build.segmenter(mode="iou", score={"max_positives": 2})
+    batch = build.batch(build.BATCHES["normal"])
+    outputs = model(batch.images)
+
+    def score():
+        return model.losses(outputs, batch)[0]["score_iou"].item()
+
+    assert len({score() for _ in range(8)}) > 1, "nothing is drawn"
+    model.eval()
+    state = torch.get_rng_state()
+    assert len({score() for _ in range(8)}) == 1
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_scores_of_predicted_boxes():
     model = build.segmenter(mode="iou_boundary", score={"boxes": "pred_box"})
     for boxes in build.BATCHES.values():

@@ -30,7 +30,7 @@ def make_batch(boxes: list[list[tuple[int, int, int, int]]], size: int = 64) -> 
         torch.arange(len(flat)) % 3, torch.tensor([n for n, _ in flat], dtype=torch.int64), masks,
         torch.zeros(count, size, size, dtype=torch.bool),
     )  # fmt: skip
-    return BoundaryTarget()(Batch(ImageBatch(pixels, sizes, sizes, torch.arange(count)), targets))
+    return BoundaryTarget(classes=True)(Batch(ImageBatch(pixels, sizes, sizes, torch.arange(count)), targets))
 
 
 def make_model(*overrides: str) -> Segmenter:
@@ -55,6 +55,7 @@ VARIANTS = [
     ("boundary@model.boundary=global", "model.boundary.use_prediction=false"),
     ("boundary@model.boundary=global", "loss@model.losses=[bce,dice,bf1,kervadec,edge_agreement]"),
     ("boundary@model.boundary=global", "model.scoring.boxes=pred_box"),
+    ("boundary@model.boundary=global", "model.boundary.classes=true", "model.boundary.use_prediction=false"),
 ]
 
 

@@ -12,7 +12,7 @@ from models import build
 BOUNDARIES = {
     "none": NoBoundary, "unsupervised": UnsupervisedBoundary, "instance": InstanceBoundary, "global": GlobalBoundary,
 }  # fmt: skip
-MODES = [None, "iou", "boundary", "iou_boundary"]
+MODES = [None, "iou", "boundary", "iou_boundary", "fcn_iou"]
 
 
 def step(model, batch):

@@ -48,7 +48,7 @@ def fcos(boundary, mode, normalizer, assembly, **options):
 VARIANTS = {
     "global": partial(fcos, GlobalBoundary(), "iou_boundary", "fg", AttentionBlend(attention_size=7, mask_size=28)),
     "instance": partial(fcos, InstanceBoundary(), "iou", "moving_fg", LinearCombination(mask_size=28)),
-    "none": partial(fcos, NoBoundary(), None, "all", DynamicConvolutions(mask_size=28)),
+    "none": partial(fcos, NoBoundary(), "fcn_iou", "all", DynamicConvolutions(mask_size=28)),
     # Group norm here too: a little rounding must not grow until another anchor is the hardest.
     "yolact": partial(
         build.yolact, InstanceBoundary(), "iou", fpn=partial(YolactFPN, channels=64, norm="gn"),

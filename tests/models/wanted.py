@@ -24,6 +24,20 @@ def bilinear(grid, y, x):
     return top * (1 - fy) + (grid[y1][x0] * (1 - fx) + grid[y1][x1] * fx) * fy
 
 
+def convolution(maps: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
+    """Plain loops over the cells of the result, (C, h, w); a ReLU behind it."""
+    size = weight.shape[-1]
+    around = maps.new_zeros(maps.shape[0], maps.shape[1] + 2 * padding, maps.shape[2] + 2 * padding)
+    around[:, padding : padding + maps.shape[1], padding : padding + maps.shape[2]] = maps
+    side = (around.shape[-1] - size) // stride + 1
+    result = maps.new_zeros(weight.shape[0], side, side)
+    for y in range(side):
+        for x in range(side):
+            seen = around[:, y * stride : y * stride + size, x * stride : x * stride + size]
+            result[:, y, x] = (weight * seen).sum(dim=(1, 2, 3)) + bias
+    return result.clamp(min=0)
+
+
 def in_box(grid: Tensor, box: Tensor, size: int, stride: int) -> Tensor:
     """(size, size) samples of an (h, w) map in a box given in pixels."""
     x0, y0, x1, y1 = (v / stride for v in box.tolist())

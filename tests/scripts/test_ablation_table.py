@@ -11,7 +11,7 @@ import inspect_run
 import pytest
 import study
 import torch
-from ablation import results, runs, tables
+from ablation import findings, results, runs, tables
 from scipy import stats
 
 from b2inst import viz
@@ -76,6 +76,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(ablation_table, "PICTURED", ("near",))
+    monkeypatch.setattr(ablation_table, "FINDINGS", tmp_path / "findings.md")
+    (tmp_path / "findings.md").write_text("e has {{ mean near e mask/AP }}, {{ difference near e a mask/AP }} to a.\n")
     (tmp_path / "docs").mkdir()
     for name in ("README.md", "docs/results.md"):
         (tmp_path / name).write_text(f"# head\n{ablation_table.BEGIN}\nold\n{ablation_table.END}\ntail\n")
@@ -158,6 +160,56 @@ def test_the_readme_has_the_one_table_and_the_one_picture(
     assert not list((root / "docs").rglob("*crops*")), "images of a set that may not be passed on"
 
 
+def test_the_numbers_of_the_text_come_from_the_runs(folder: Path, root: Path, capsys: pytest.CaptureFixture) -> None:
+    finished(folder, "e", 0, 0.5)
+    ablation_table.main([f"--runs={folder}"], root)
+    page = root / "docs" / "results.md"
+    assert "\ne has 50.0, missing to a.\n" in page.read_text()
+    finished(folder, "a", 0, 0.4)
+    (root / "findings.md").write_text("{{attention near e}}; {{ target near }}; {{ difference near e a boundary/AP }}")
+    ablation_table.main([f"--runs={folder}"], root)
+    assert "\n0.5 %; The boundary target marks 10.0% of" in page.read_text() and "; +10.0 (n=1)\n" in page.read_text()
+    for text, words in [("{{ mean near e }}", "{{ mean near e }} is none of mean with 3 words"),
+                        ("{{ mean near x mask/AP }}", "the study has no 'x'"), ("{{ }}", "is none of")]:  # fmt: skip
+        (root / "findings.md").write_text(text)
+        assert ablation_table.main([f"--runs={folder}"], root) == 1
+        assert words in capsys.readouterr().err
+
+
+def test_the_committed_text_asks_for_nothing_that_the_plan_does_not_have(tmp_path: Path) -> None:
+    study.write_json(study.load_plan(study.PLAN, tmp_path).summary(), tmp_path / "plan.json")
+    text = findings.fill((Path(study.PLAN).parent / "findings.md").read_text(), results.load_study(tmp_path))
+    assert "{{" not in text and "missing" in text and not any(c.isdigit() for c in text.replace("95 %", ""))
+
+
+def test_a_product_has_a_table_of_its_own(folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation_table, "PRODUCTS", {"systems": "The systems"})
+    plan = json.loads((folder / "plan.json").read_text())
+    cells = [
+        ["known", "plain", "a"],
+        ["known", "more", "e"],
+        ["new", "plain", "new_plain"],
+        ["new", "more", "new_more"],
+    ]
+    plan["products"] = [{"name": "systems", "rows": {"known": "Known", "new": "New"},
+                         "columns": {"plain": "-", "more": "a basis"}, "cells": cells}]  # fmt: skip
+    plan["runs"] += [{**about(name, 0), "group": "systems"} for name in ("new_plain", "new_more")]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    finished(folder, "a", 0, 0.4)
+    ablation_table.main([f"--runs={folder}"], root)
+    page = root / "docs" / "results.md"
+    assert "The systems" not in page.read_text(), "a table without a run of its own"
+    finished(folder, "new_more", 0, 0.5)
+    ablation_table.main([f"--runs={folder}"], root)
+    table = page.read_text().split("### The systems\n\n")[1].split("\n\n")[0].splitlines()
+    assert table[2] == "| Known | - | 1 of 3 | 40.0 | 30.0 | 50.0 | - | 80.0 | 14.2 M | 5.1 |"
+    assert table[3] == "| Known | a basis | 0 of 3" + " | missing" * 7 + " |"
+    assert table[4].startswith("| New | - | 0 of 1 | missing") and table[5].startswith(
+        "| New | a basis | 1 of 1 | 50.0"
+    )
+    assert "`new_more`" not in page.read_text() and "`new_plain`" not in page.read_text()
+
+
 def test_what_cannot_be_compared_is_refused(folder: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finished(folder, "a", 0, 0.4)
     run = finished(folder, "e", 0, 0.5, steps=200)
@@ -228,6 +280,7 @@ def test_from_training_to_page(tmp_path: Path, root: Path, monkeypatch: pytest.M
         }},
         "arms": {arm: {"group": "basis", "label": arm, "overrides": [f"experiment=ablation_{arm}"], "cost": 1}
                  for arm in "ae"},
+        "products": {},
     }  # fmt: skip
     (tmp_path / "plan.yaml").write_text(json.dumps(plan))
     assert study.main([f"--plan={tmp_path / 'plan.yaml'}"]) == 0, _logs(tmp_path)

@@ -55,19 +55,58 @@ def test_a_fault_that_no_test_sees_is_told(project: Path, capsys: pytest.Capture
     arguments = write(project, ("a = abs(a)", "pass"), ("b = abs(b)", "pass"))
     assert plant_faults.main(arguments, project) == 1
     told = capsys.readouterr().out
-    assert "1 of 2 faults were not seen\nb = abs(b)" in told
+    assert "1 of 2 faults were not seen\nNOT SEEN: b = abs(b)" in told
     page = (project / "docs" / "reliability.md").read_text()
     assert "| a = abs(a) | `a = abs(a)` in `small_part.py` | `test_part.py` |" in page
-    assert "| NOT `test_part.py` |" in page and page.startswith("Before\n") and page.endswith("After\n")
+    assert "| NOT SEEN: `test_part.py` |" in page and page.startswith("Before\n") and page.endswith("After\n")
     assert (project / "src" / "small_part.py").read_text() == sound, "the code itself was changed"
+
+
+def test_a_verdict_holds_for_the_modules_that_tests_use(project: Path) -> None:
+    (fault,) = plant_faults.load(Path(write(project, ("a = abs(a)", "pass"))[1]))
+    test = project / "tests" / "test_part.py"
+    test.write_text("import near\n" + test.read_text())
+    for name, text in [("near", "import far\n"), ("far", "x = 1\n"), ("other", "x = 1\n")]:
+        (project / "tests" / f"{name}.py").write_text(text)
+    before = plant_faults.fingerprint(fault, project)
+    (project / "tests" / "other.py").write_text("x = 2\n")
+    assert plant_faults.fingerprint(fault, project) == before
+    (project / "tests" / "far.py").write_text("x = 2\n")
+    assert plant_faults.fingerprint(fault, project) != before
+
+
+def test_what_was_seen_is_not_tried_again_before_something_changes(
+    project: Path, capsys: pytest.CaptureFixture
+) -> None:
+    page = project / "docs" / "reliability.md"
+    arguments = write(project, ("a = abs(a)", "pass"), ("b = abs(b)", "pass"))
     assert plant_faults.main([*arguments, "--only", "a = "], project) == 0
-    assert "NOT" in (project / "docs" / "reliability.md").read_text(), "a part of the table took the place of all"
+    assert "promise" not in page.read_text(), "a table of a part"
+    capsys.readouterr()
+    assert plant_faults.main(arguments, project) == 1
+    told = capsys.readouterr().out
+    assert "[1/2]" not in told and "[2/2]" in told and page.read_text().count("| a = abs(a) |") == 1
+    with (project / "outputs" / "faults.jsonl").open("a") as file:
+        file.write('{"promise": "cut o')
+    test = project / "tests" / "test_part.py"
+    test.write_text(test.read_text() + "\ndef test_more():\n    assert both(1, -1) == (1, 1)\n")
+    assert plant_faults.main(arguments, project) == 0
+    told = capsys.readouterr().out
+    assert "[1/2]" in told and "[2/2]" in told and "NOT SEEN" not in page.read_text()
+    assert plant_faults.main([*arguments, "--again", "--only", "b = "], project) == 0
+    assert "[1/1]" in capsys.readouterr().out
 
 
 def test_tests_that_fail_without_a_fault_prove_nothing(project: Path, capsys: pytest.CaptureFixture) -> None:
-    (project / "tests" / "test_part.py").write_text("def test_it():\n    assert False\n")
-    assert plant_faults.main(write(project, ("a = abs(a)", "pass")), project) == 1
-    assert "without a fault pytest ends with 1" in capsys.readouterr().err
+    """They are told, and the other faults are tried all the same."""
+    (project / "tests" / "test_broken.py").write_text("def test_it():\n    assert False\n")
+    arguments = write(project, ("a = abs(a)", "pass"), ("b = abs(b)", "pass"))
+    listed = (project / "faults.yaml").read_text().replace("test_part", "test_broken", 1)
+    (project / "faults.yaml").write_text(listed.replace("pass", "b = 7 if b == 1 else 1"))
+    assert plant_faults.main(arguments, project) == 1
+    told = capsys.readouterr().out
+    assert "without a fault pytest ends with 1" in told
+    assert "1 of 2 faults were not seen\nNOT TRIED, for without it these fail too: a = abs(a)" in told
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,20 @@ datasets:
 arms:
   a: {group: basis, label: none, overrides: [experiment=ablation_a], cost: 1.0}
   e: {group: basis, label: boundary, overrides: [experiment=ablation_e], cost: 2.0}
+products: {}
+"""
+PRODUCT = """
+products:
+  systems:
+    stage: 3
+    seeds: [1]
+    columns:
+      plain: {label: nothing, overrides: [x=1], cost: 1.0}
+      more: {label: a basis, overrides: [x=2], cost: 2.0}
+    rows:
+      known: {label: Known, overrides: [], cost: 1.0, columns: all, same: {plain: a, more: e}}
+      new: {label: New, overrides: [y=1], cost: 3.0, columns: all, same: {}}
+      half: {label: Half, overrides: [y=2], cost: 1.0, columns: [plain], same: {}}
 """
 # Starts the study as the script does, with the two programs that it runs replaced.
 DRIVER = """
@@ -290,11 +304,43 @@ def test_mistakes_are_told(plan: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert f"near: left out, there is no {plan.parent}/nowhere" in text and "2 runs, 0.1 hours" in text
 
 
+def test_a_product_trains_every_row_with_every_column_and_nothing_twice(plan: Path) -> None:
+    plan.write_text(plan.read_text().replace("products: {}\n", PRODUCT))
+    loaded = plans.load_plan(plan, plan.parent)
+    own = [run for run in loaded.runs if run.arm.group == "systems"]
+    assert [run.name for run in own] == ["near/new_plain/seed1", "near/new_more/seed1", "near/half_plain/seed1"]
+    assert own == list(loaded.runs[-3:]), "sets of lower stages come first"
+    assert own[1].overrides[-2:] == ("y=1", "x=2") and own[1].arm.label == "New, a basis" and own[1].arm.cost == 6.0
+    (product,) = loaded.summary()["products"]
+    assert product["rows"] == {"known": "Known", "new": "New", "half": "Half"}
+    assert ["known", "more", "e"] in product["cells"] and ["half", "plain", "half_plain"] in product["cells"]
+    assert len(product["cells"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [("plain: a,", "plain: b,", "rows.known: b is no arm; arms are a, e"), ("seeds: [1]", "seed: 1", "unknown 'seed'"),
+     ("columns: [plain]", "columns: [plane]", "rows.half: no column 'plane'; columns are plain, more"),
+     ("  e: {", "  new_more: {", "rows.new: new_more is taken by another arm")],
+)  # fmt: skip
+def test_mistakes_in_a_product_are_told(
+    old: str, new: str, words: str, plan: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = plan.read_text().replace("products: {}\n", PRODUCT)
+    if "new_more" in new:
+        text = text.replace("[a, e]", "[a]").replace("more: e", "more: a")
+    assert old in text
+    plan.write_text(text.replace(old, new))
+    assert study.main([f"--plan={plan}", "--dry-run"]) == 1
+    assert words in capsys.readouterr().err
+
+
 def test_every_run_of_the_plan_has_a_configuration_that_works(tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
     weights.touch()
     loaded = plans.load_plan(study.PLAN)
     assert {run.arm.name for run in loaded.runs} >= set("abcdef") and len({run.seed for run in loaded.runs}) >= 3
+    assert {run.arm.group for run in loaded.runs} >= {"basis", "scoring", "losses", "family"}
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
         first = loaded.runs[0].dataset
         chosen = [run for run in loaded.runs if run.seed == 0 and (run.dataset == first or run.arm.name == "e")]
@@ -306,7 +352,8 @@ def test_every_run_of_the_plan_has_a_configuration_that_works(tmp_path: Path) ->
             config = plain(compose("train", given))
             check(config)
             assert config["schedule"]["steps"] == run.dataset.steps
-            assert bool(config["model"]["losses"]) == (run.arm.name not in "af"), run.name
+            losses = run.arm.name not in "af" and not run.arm.name.endswith(("_plain", "_scores", "a_iou_boundary"))
+            assert bool(config["model"]["losses"]) == losses, run.name
 
 
 def test_the_committed_plan_is_read_with_paths_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,16 @@
-"""Box, mask and boundary AP of the validation set."""
+"""Box, mask and boundary AP of the validation set, and the F-measure of the boundary basis."""
 
 from __future__ import annotations
 
 import logging
 import math
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
+from b2inst.callbacks.boundary_output import BoundaryOutput
 from b2inst.metrics.coco import BACKENDS, CocoEvaluator
 from b2inst.metrics.convert import to_records
 from b2inst.metrics.curves import write_curves
@@ -18,7 +20,9 @@ from b2inst.writing import may_fail
 
 log = logging.getLogger(__name__)
 
+BOUNDARY_CURVES = "boundary_f.csv"  # precision, recall and F at each threshold
 THRESHOLD_KEY = "best_threshold"
+SHOWN = ("/AP", "/best_threshold", "/best_f1", "/ODS", "/OIS")  # ends of the metrics that are told after a pass
 
 
 class CocoEvaluation(pl.Callback):
@@ -35,6 +39,7 @@ class CocoEvaluation(pl.Callback):
         dilation_ratio: boundary width of Boundary AP, as a share of the image diagonal.
         backend: `fast`, or `pycocotools`, the reference with the same numbers.
         folder: where the precision-recall curves of the last pass go, None for nowhere.
+        boundary_f: score the boundary basis as an output of its own, too, see `BoundaryOutput`.
 
     Attributes:
         scores: of the last pass, None before it.
@@ -50,6 +55,7 @@ class CocoEvaluation(pl.Callback):
         dilation_ratio: float = 0.02,
         backend: str = "fast",
         folder: str | None = None,
+        boundary_f: bool = False,
     ):
         if backend not in BACKENDS:
             raise ValueError(f"callbacks.evaluation.backend {backend!r}: give one of {', '.join(BACKENDS)}")
@@ -57,7 +63,9 @@ class CocoEvaluation(pl.Callback):
         self.dilation_ratio = dilation_ratio
         self.backend = backend
         self.folder = folder
+        self.boundary_f = boundary_f
         self.evaluator: CocoEvaluator | None = None
+        self.boundaries: BoundaryOutput | None = None
         self.scores: Scores | None = None
         self.threshold: float | None = None
 
@@ -72,6 +80,9 @@ class CocoEvaluation(pl.Callback):
             annotations = trainer.datamodule.val_annotations  # type: ignore[attr-defined]
             self.evaluator = CocoEvaluator(annotations, self.kinds, self.dilation_ratio, backend=self.backend)
         self.evaluator.reset()
+        if self.boundary_f:
+            category_ids = pl_module.config["category_ids"]
+            self.boundaries = BoundaryOutput(pl_module.model, self.evaluator.truth, category_ids)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int,
@@ -86,13 +97,15 @@ class CocoEvaluation(pl.Callback):
             height, width = images.original_sizes[i].tolist()
             records += to_records(detections.resized((height, width)), ids[i], category_ids)
         self.evaluator.update(ids, records)
+        if self.boundaries is not None:
+            self.boundaries.add(outputs["outputs"], images)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Score and log."""
-        self.scores = self.evaluator.compute() if trainer.world_size == 1 else self._score_once(trainer)
+        self.scores = self._score() if trainer.world_size == 1 else self._score_once(trainer)
         values = {k: v for k, v in self.scores.metrics.items() if v == v}  # NaN: there is no such ground truth
         pl_module.log_dict(values)
-        shown = {k: v for k, v in values.items() if k.endswith(("/AP", "/best_threshold", "/best_f1"))}
+        shown = {k: v for k, v in values.items() if k.endswith(SHOWN)}
         log.info("step %d: %s", trainer.global_step, ", ".join(f"{k} {v:.4f}" for k, v in shown.items()))
         if trainer.sanity_checking:
             return
@@ -101,6 +114,8 @@ class CocoEvaluation(pl.Callback):
         if self.folder is not None and trainer.is_global_zero:
             with may_fail("precision-recall curves"):
                 write_curves(self.scores, self.folder)
+                if self.boundaries is not None:
+                    self.boundaries.write(Path(self.folder) / BOUNDARY_CURVES)
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -115,14 +130,22 @@ class CocoEvaluation(pl.Callback):
         """Take over the threshold, for checkpoints that are written before the next pass."""
         self.threshold = checkpoint.get(THRESHOLD_KEY)
 
+    def _score(self) -> Scores:
+        """Score what this process holds."""
+        scores = self.evaluator.compute()
+        return scores if self.boundaries is None else scores.joined(*self.boundaries.compute())
+
     def _score_once(self, trainer: pl.Trainer) -> Scores:
         """Join the results of all processes in the first one; an image that the sampler gave to two counts once."""
         states: list[Any] | None = [None] * trainer.world_size if trainer.is_global_zero else None
-        torch.distributed.gather_object(self.evaluator.state, states)
+        counted = None if self.boundaries is None else self.boundaries.state
+        torch.distributed.gather_object((self.evaluator.state, counted), states)
         scores: list[Scores | None] = [None]
         if trainer.is_global_zero:
-            for state in states:
+            for state, _ in states:
                 self.evaluator.merge(state)
-            scores = [self.evaluator.compute()]
+            if self.boundaries is not None:
+                self.boundaries.join([state for _, state in states])
+            scores = [self._score()]
         torch.distributed.broadcast_object_list(scores)
         return scores[0]

@@ -108,7 +108,7 @@ def draw_panels(
     detections = outputs["detections"][index].to("cpu").resized(size)
     panels["predictions"] = viz.draw_detections(image, detections, class_names, threshold)
     bases = raw.bases[index].float().cpu()
-    logits = model.boundary.logits(bases[None])
+    logits = model.boundary.logits(model.split(bases[None])[1])
     boundary = None if logits is None else logits[0]
     panels["bases"] = shown(viz.draw_bases(bases[: model.num_bases], canvas, boundary))
     if boundary is not None:

@@ -48,6 +48,8 @@ class BoundaryTarget:
         soft: do not threshold: the response of each instance divided by its maximum. With "detail" only the fused
             map is left as it is, with values from 0 to 1.
         chunk: instances handled at once, a bound on memory.
+        classes: make the boundary of each class as well, with the same merge; their maximum is the boundary of all,
+            except under "union" where objects of different classes touch.
 
     Raises:
         ValueError: a value is not one of the above.
@@ -62,6 +64,7 @@ class BoundaryTarget:
         threshold: float = 0.1,
         soft: bool = False,
         chunk: int = 64,
+        classes: bool = False,
     ) -> None:
         for name, value, allowed in (
             ("merge", merge, get_args(Merge)),
@@ -79,6 +82,7 @@ class BoundaryTarget:
         self.threshold = threshold
         self.soft = soft
         self.chunk = chunk
+        self.classes = classes
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Batch:
@@ -88,7 +92,8 @@ class BoundaryTarget:
             batch: with targets; images without instances are welcome.
 
         Returns:
-            a copy whose targets have `boundary` and `boundary_weight`, both (N, H // stride, W // stride) float32.
+            a copy whose targets have `boundary` and `boundary_weight`, both (N, H // stride, W // stride) float32, and
+            with `classes` also `class_boundary` and `class_boundary_index`.
 
         Raises:
             ValueError: the batch has no targets.
@@ -97,14 +102,32 @@ class BoundaryTarget:
             raise ValueError("the batch has no targets: boundary ground truth is made of ground-truth masks")
         valid = batch.images.valid_area(self.stride)  # (N, h, w)
         target = torch.zeros(valid.shape, device=valid.device)
+        by_class: list[Tensor] = []
+        index: list[tuple[int, int]] = []
         with torch.autocast(valid.device.type, enabled=False):
-            for image, masks, boxes, size in _by_image(batch):
-                edges = self._image(masks[:, : size[0], : size[1]], boxes)
+            for image, masks, boxes, labels, size in _by_image(batch):
+                maps = self._classes(masks[:, : size[0], : size[1]], boxes, labels) if self.classes else {}
+                if maps and self.merge == "per_instance_max":
+                    edges = torch.stack([*maps.values()]).amax(dim=0)
+                else:
+                    edges = self._image(masks[:, : size[0], : size[1]], boxes)
                 rows, columns = (_cells(side, self.stride) for side in size)  # the valid cells
                 target[image, :rows, :columns] = edges[:rows, :columns]
+                for label, own in maps.items():
+                    by_class.append(torch.zeros_like(target[image]))
+                    by_class[-1][:rows, :columns] = own[:rows, :columns]
+                    index.append((image, label))
         crowd = _sample(batch.targets.crowd, self.stride)
-        weight = (valid & ~crowd).float()
-        return replace(batch, targets=replace(batch.targets, boundary=target, boundary_weight=weight))
+        made = {"boundary": target, "boundary_weight": (valid & ~crowd).float()}
+        if self.classes:
+            made["class_boundary"] = torch.stack(by_class) if by_class else target[:0]
+            made["class_boundary_index"] = torch.tensor(index, device=valid.device).reshape(-1, 2).long()
+        return replace(batch, targets=replace(batch.targets, **made))
+
+    def _classes(self, masks: Tensor, boxes: Tensor, labels: Tensor) -> dict[int, Tensor]:
+        """The map of each class of one image, by label; arguments as in `_image`."""
+        present = labels.unique().tolist()
+        return {label: self._image(masks[labels == label], boxes[labels == label]) for label in present}
 
     def _image(self, masks: Tensor, boxes: Tensor) -> Tensor:
         """The map of one image, from (I, H, W) bool masks of its valid area, I >= 1; at least its valid cells."""
@@ -148,13 +171,14 @@ class BoundaryTarget:
         return fused if self.soft else (fused > self.threshold + 1e-6).float()
 
 
-def _by_image(batch: Batch) -> Iterator[tuple[int, Tensor, Tensor, tuple[int, int]]]:
-    """Yield index, masks, boxes and (height, width) of the images that have instances and at least one pixel."""
-    counts = torch.bincount(batch.targets.image_index, minlength=len(batch)).tolist()
-    parts = batch.targets.masks.split(counts), batch.targets.boxes.split(counts)  # instances are sorted by image
-    for image, (masks, boxes, size) in enumerate(zip(*parts, batch.images.sizes.tolist(), strict=True)):
+def _by_image(batch: Batch) -> Iterator[tuple[int, Tensor, Tensor, Tensor, tuple[int, int]]]:
+    """Yield index, masks, boxes, labels and (height, width) of the images with instances and at least one pixel."""
+    targets = batch.targets
+    counts = torch.bincount(targets.image_index, minlength=len(batch)).tolist()
+    parts = (part.split(counts) for part in (targets.masks, targets.boxes, targets.labels))  # they are sorted by image
+    for image, (masks, boxes, labels, size) in enumerate(zip(*parts, batch.images.sizes.tolist(), strict=True)):
         if len(masks):
-            yield image, masks, boxes, (size[0], size[1])
+            yield image, masks, boxes, labels, (size[0], size[1])
 
 
 def _sample(masks: Tensor, stride: int) -> Tensor:

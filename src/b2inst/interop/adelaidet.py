@@ -158,6 +158,11 @@ def export_adelaidet(model: Segmenter, *, detector_only: bool = False) -> dict[s
             "model.boundary.input=sigmoid: AdelaiDet combines raw bases only, the masks would differ; "
             "models with input=logit or detached can be exported"
         )
+    if boundary.use_prediction and boundary.classes:
+        raise ValueError(
+            "model.boundary.classes=true: AdelaiDet combines every basis, and not the maximum over the classes; models "
+            "with classes=false or use_prediction=false can be exported"
+        )
     rows = model.num_bases + boundary.use_prediction
     exported: dict[str, Tensor] = {}
     own = model.state_dict()
@@ -184,12 +189,12 @@ def _joined_scales(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _lacks_boundary_rows(model: Segmenter, key: str, value: Tensor, wanted: Tensor) -> bool:
-    """Whether the file's rows are those of K mask bases, and ours are those of K + 1."""
+    """Whether the file's rows are those of K mask bases, and ours are those with a boundary basis as well."""
     if not key.startswith(("detector.params.", "basis.bases.")) or value.shape[1:] != wanted.shape[1:]:
         return False
-    counts = [model.num_bases, model.num_bases + 1]
+    counts = [model.num_bases, model.basis.num_bases]
     if key.startswith("detector."):
-        counts = [model.assembly.num_params(count) for count in counts]
+        counts = [model.assembly.num_params(model.num_bases + more) for more in (0, 1)]
     return [value.shape[0], wanted.shape[0]] == counts
 
 

@@ -48,11 +48,17 @@ def edge_agreement_loss(
     power: float = 2,
     smooth_prediction: bool = False,
     smooth_target: bool = False,
+    cross_entropy: bool = False,
     reduction: Reduction = "mean",
 ) -> Tensor:
     r"""Mean distance between the edges of the predicted and of the true mask, found by fixed filters.
 
     .. math:: L = \mathrm{mean}_{i, f}\,|(k_f * \sigma(x))_i - (k_f * g)_i|^p
+
+    With `cross_entropy` what is averaged is the cross-entropy of each pixel, weighted by its edges:
+
+    .. math:: L = \mathrm{mean}_i\,H(\sigma(x_i), g_i) \exp\left(\tfrac{1}{16}\,\mathrm{mean}_f\,
+        |(k_f * \sigma(x))_i - (k_f * g)_i|^p\right)
 
     Borders are padded with zeros, so the frame is an edge of a mask that touches it, in prediction and target alike.
 
@@ -64,30 +70,33 @@ def edge_agreement_loss(
         power: exponent p, 1 to 5 in the paper, 2 by default.
         smooth_prediction: blur the prediction with a 3 x 3 Gaussian first.
         smooth_target: blur the target likewise.
+        cross_entropy: weigh the pixels' cross-entropy by the edges. It is that of the masks as they are; in the
+            authors' implementation it is of the blurred ones where these are asked for.
         reduction: `"mean"`: one mean over the pixels of all maps; `"none"`: one mean a map.
 
     Returns:
         A scalar or (B,), float32; a zero attached to the graph where no pixel has weight.
 
     Raises:
-        ValueError: shapes that differ, an unknown kernel or reduction, or a power below 1.
+        ValueError: shapes that differ, an unknown kernel or reduction, a power below 1, or one that lets the weights
+            of `cross_entropy` overflow.
 
     Example:
         >>> target = torch.tensor([[[0.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]])
         >>> edge_agreement_loss(torch.full((1, 3, 3), -50.0), target, kernel="laplacian")  # (8 * 1 + 64) / 9
         tensor(8.)
     """
-    _check_options(kernel, power)
+    _check_options(kernel, power, cross_entropy)
     with without_autocast(logits):
         logits, target, weight = prepare(logits, target, weight)
         probs = logits.sigmoid()
-        if smooth_prediction:
-            probs = _filter(probs, GAUSSIAN)[:, 0]
-        if smooth_target:
-            target = _filter(target, GAUSSIAN)[:, 0]
+        found = _filter(probs, GAUSSIAN)[:, 0] if smooth_prediction else probs
+        wanted = _filter(target, GAUSSIAN)[:, 0] if smooth_target else target
         # Filters are linear: filtering the difference equals the difference of the filtered maps.
-        edges = _filter(probs - target, KERNELS[kernel])  # (B, F, H, W)
-        return mean_over_pixels(edges.abs().pow(power).mean(dim=1), weight, reduction)
+        values = _filter(found - wanted, KERNELS[kernel]).abs().pow(power).mean(dim=1)  # (B, F, H, W) -> (B, H, W)
+        if cross_entropy:
+            values = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * (values / 16).exp()
+        return mean_over_pixels(values, weight, reduction)
 
 
 class EdgeAgreement(Term):
@@ -98,6 +107,7 @@ class EdgeAgreement(Term):
         power: exponent of the difference.
         smooth_prediction: blur the prediction with a 3 x 3 Gaussian first.
         smooth_target: blur the target likewise.
+        cross_entropy: weigh the pixels' cross-entropy by the edges instead of adding the edges up.
         weight: factor of the term in the first epoch.
         weight_step: added to the factor in each later epoch.
         weight_max: upper limit of the factor.
@@ -111,17 +121,19 @@ class EdgeAgreement(Term):
         power: float = 2,
         smooth_prediction: bool = False,
         smooth_target: bool = False,
+        cross_entropy: bool = False,
         *,
         weight: float = 1.0,
         weight_step: float = 0.0,
         weight_max: float = float("inf"),
     ) -> None:
         super().__init__(weight, weight_step, weight_max)
-        _check_options(kernel, power)
+        _check_options(kernel, power, cross_entropy)
         self.kernel = kernel
         self.power = power
         self.smooth_prediction = smooth_prediction
         self.smooth_target = smooth_target
+        self.cross_entropy = cross_entropy
 
     def forward(self, logits: Tensor, target: Tensor, weight: Tensor, reduction: Reduction = "mean") -> Tensor:
         """See `edge_agreement_loss`."""
@@ -133,15 +145,22 @@ class EdgeAgreement(Term):
             power=self.power,
             smooth_prediction=self.smooth_prediction,
             smooth_target=self.smooth_target,
+            cross_entropy=self.cross_entropy,
             reduction=reduction,
         )
 
 
-def _check_options(kernel: str, power: float) -> None:
+def _check_options(kernel: str, power: float, cross_entropy: bool) -> None:
     if kernel not in KERNELS:
         raise ValueError(f"kernel={kernel!r} is unknown; choose one of {sorted(KERNELS)}")
     if power < 1:
         raise ValueError(f"power={power}: below 1 the gradient is infinite where edges agree; choose 1 or more")
+    largest = max(sum(abs(value) for row in rows for value in row) for rows in KERNELS[kernel])  # of differences of 1
+    if cross_entropy and largest**power / 16 > 80:  # exp(88) is the largest float32
+        raise ValueError(
+            f"power={power}: with kernel={kernel} an edge would weigh exp({largest**power / 16:g}), which overflows; "
+            "choose a smaller power, or cross_entropy=false"
+        )
 
 
 def _filter(maps: Tensor, filters: list[list[list[float]]]) -> Tensor:

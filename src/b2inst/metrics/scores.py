@@ -7,7 +7,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from rich.table import Table
 
 from b2inst.writing import whole_file
 
+F_COLUMNS = ("ODS", "OIS", "threshold", "precision", "recall", "class_ODS", "class_OIS")
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -25,7 +27,8 @@ class Scores:
     Attributes:
         metrics: `kind/name`, the kinds `box`, `mask`, `boundary` and COCO's 12 names AP, AP50, AP75, APs, APm,
             APl, AR1, AR10, AR100, ARs, ARm, ARl; with masks also `mask/best_threshold`, the score threshold with the
-            largest F1 of masks at IoU 0.5, and `mask/best_f1`.
+            largest F1 of masks at IoU 0.5, and `mask/best_f1`. Where the boundary basis is scored also `boundary_f/ODS`
+            and the others of `BoundaryF.compute`.
         per_class: class name -> `box/AP`, `mask/AP`, `mask/AP50`, `mask/AP75`, `boundary/AP` (those of the kinds
             evaluated) and `instances`, the number of objects that are not crowds.
         errors: `mask`, `boundary` -> `all`, `small`, `medium`, `large` -> what is found, missed and wrong with the best
@@ -38,13 +41,23 @@ class Scores:
     errors: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     curves: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
+    def joined(self, metrics: dict[str, float], per_class: dict[str, dict[str, float]]) -> Scores:
+        """Return these scores with others of the same classes beside them."""
+        rows = {name: {**row, **per_class.get(name, {})} for name, row in self.per_class.items()}
+        return replace(self, metrics={**self.metrics, **metrics}, per_class=rows)
+
     def table(self) -> str:
-        """Return the summary as text, one row for each kind, in percent."""
+        """Return the summary as text, one row for each kind, in percent, and the boundary F-measure if there is one."""
         recalls = [name for name in self._names() if re.fullmatch(r"AR\d+", name)]
         columns = ["AP", "AP50", "AP75", "APs", "APm", "APl", *recalls[-1:]]
-        kinds = list(dict.fromkeys(key.split("/")[0] for key in self.metrics))
+        kinds = [key.removesuffix("/AP") for key in self.metrics if key.endswith("/AP")]
         rows = [[kind, *(_percent(self.metrics.get(f"{kind}/{name}")) for name in columns)] for kind in kinds]
-        return _render(["percent", *columns], rows)
+        text = _render(["percent", *columns], rows)
+        names = [name for name in F_COLUMNS if f"boundary_f/{name}" in self.metrics]
+        if not names:
+            return text
+        row = ["boundary_f", *(_percent(self.metrics[f"boundary_f/{name}"]) for name in names)]
+        return "\n\n".join([text, _render(["percent", *names], [row])])
 
     def class_table(self) -> str:
         """Return the scores of each class as text, in percent, in the order of the category ids."""

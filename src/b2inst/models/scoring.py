@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from b2inst.losses.quality import quality_regression
+from b2inst.models.scoring_base import MaskScoring, PredictedMasks
 from b2inst.ops.laplacian import boundary, soft_boundary
 from b2inst.ops.rois import fpn_level, with_image_index
 
@@ -35,23 +36,6 @@ def dice_score(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
     return (2 * both + eps) / (a.square().flatten(1).sum(1) + b.square().flatten(1).sum(1) + eps)
 
 
-def iou_score(a: Tensor, b: Tensor, outside: Tensor | None = None) -> Tensor:
-    """Intersection over union of each pair of binary maps; the denominator is at least 1 cell.
-
-    Args:
-        a, b: (P, R, R), 0 or 1.
-        outside: (P,) cells of `b` that lie outside of the frame; they count in the union.
-
-    Returns:
-        (P,) in [0, 1].
-
-    Source: Mask Scoring R-CNN (arXiv 1903.00241).
-    """
-    both = (a * b).flatten(1).sum(1)
-    union = a.flatten(1).sum(1) + b.flatten(1).sum(1) - both
-    return both / (union if outside is None else union + outside).clamp(min=1)
-
-
 class NoScoring(nn.Module):
     """The class score is the mask score."""
 
@@ -67,7 +51,7 @@ def no_scoring(in_channels: int, num_classes: int, strides: list[int]) -> NoScor
     return NoScoring()
 
 
-class ScoringHead(nn.Module):
+class ScoringHead(MaskScoring):
     """Regresses S_IoU and S_boundary from the predicted mask, its boundary and the RoI features.
 
     Args:
@@ -117,46 +101,28 @@ class ScoringHead(nn.Module):
         max_positives: int = 64,
         clamp: bool = True,
     ) -> None:
-        super().__init__()
         modes = {"iou": ("iou",), "boundary": ("boundary",), "iou_boundary": QUALITIES}
-        if mode not in modes or branch not in ("fc", "gap") or boxes not in ("gt_box", "pred_box"):
-            raise ValueError(
-                f"scoring mode={mode!r}, branch={branch!r}, boxes={boxes!r}; allowed: {', '.join(modes)}; fc, gap; "
-                "gt_box, pred_box"
-            )
-        self.qualities = modes[mode]
+        if mode not in modes or branch not in ("fc", "gap"):
+            raise ValueError(f"scoring mode={mode!r}, branch={branch!r}; allowed: {', '.join(modes)}; fc, gap")
+        super().__init__(modes[mode], detach_masks=detach_masks, boxes=boxes, max_positives=max_positives, clamp=clamp)
         self.strides = strides[:3]
         self.roi_size = roi_size
         self.boundary_input = boundary_input
         self.boundary_band = boundary_band
         self.binarize = binarize
-        self.detach_masks = detach_masks
-        self.boxes = boxes
-        self.max_positives = max_positives
-        self.clamp = clamp
         self.reduce = nn.Identity() if reduced is None else nn.Conv2d(in_channels, reduced, 1)
         self.convs = _convs((reduced or in_channels) + 1 + boundary_input, channels)
         self.branches = nn.ModuleDict(
             {name: _branch(branch, channels, roi_size // 2, fc_channels, num_classes) for name in self.qualities}
         )
 
-    def forward(
-        self, features: list[Tensor], boxes: Tensor, image_index: Tensor, mask_logits: Tensor, labels: Tensor
-    ) -> dict[str, Tensor]:
-        """Predict the qualities of masks.
-
-        Args:
-            features: P3, P4, P5 (and further levels, not used).
-            boxes: (P, 4) XYXY in pixels of the network input, the frame of the masks.
-            image_index, labels: (P,).
-            mask_logits: (P, R, R).
-
-        Returns:
-            (P,) for each quality, not limited to [0, 1].
-        """
-        pooled = self._pool(features, boxes, image_index)
-        x = self.convs(torch.cat([pooled, self._mask_input(mask_logits).to(pooled.dtype)], dim=1))
-        return {name: branch(x).float().gather(1, labels[:, None])[:, 0] for name, branch in self.branches.items()}
+    def forward(self, features: list[Tensor], masks: PredictedMasks) -> dict[str, Tensor]:
+        """Predict the qualities of masks from them and P3, P4, P5, see `MaskScoring.forward`."""
+        pooled = self._pool(features, masks.boxes, masks.image)
+        x = self.convs(torch.cat([pooled, self._mask_input(masks.logits).to(pooled.dtype)], dim=1))
+        return {
+            name: branch(x).float().gather(1, masks.labels[:, None])[:, 0] for name, branch in self.branches.items()
+        }
 
     def _pool(self, features: list[Tensor], boxes: Tensor, image_index: Tensor) -> Tensor:
         """(P, C, S, S) RoI features, each from the level that fits its size."""
@@ -177,20 +143,11 @@ class ScoringHead(nn.Module):
 
     @torch.no_grad()
     def targets(self, mask_logits: Tensor, true_masks: Tensor, outside: Tensor | None = None) -> dict[str, Tensor]:
-        """True qualities of predicted masks.
-
-        Args:
-            mask_logits: (P, R, R).
-            true_masks: (P, R, R), 0 or 1, in the same frames.
-            outside: (P,) area of the true mask outside of the frame, in cells; None: all of it is inside.
-
-        Returns:
-            (P,) in [0, 1] for each quality.
-        """
-        probs = mask_logits.float().sigmoid()
-        hard = (probs >= 0.5).float()
-        values = {"iou": iou_score(hard, true_masks, outside)}
+        """True qualities of predicted masks, of those that are predicted; see `MaskScoring.targets`."""
+        values = super().targets(mask_logits, true_masks, outside)
         if "boundary" in self.qualities:
+            probs = mask_logits.float().sigmoid()
+            hard = (probs >= 0.5).float()
             found = boundary(hard, band=self.boundary_band) if self.binarize else soft_boundary(probs)
             values["boundary"] = dice_score(found, boundary(true_masks, band=self.boundary_band))
         return {name: values[name] for name in self.qualities}
@@ -198,24 +155,6 @@ class ScoringHead(nn.Module):
     def losses(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Unweighted scalar of each quality: 0.5 * squared error, mean over instances with a positive target."""
         return {name: quality_regression(predictions[name], targets[name]) for name in self.qualities}
-
-    def combine(self, class_scores: Tensor, qualities: dict[str, Tensor]) -> Tensor:
-        """Mask scores: the class score times the geometric mean of the qualities.
-
-        Args:
-            class_scores: (P,).
-            qualities: (P,) each.
-
-        Returns:
-            (P,).
-        """
-        values = torch.stack([qualities[name] for name in self.qualities])
-        if self.clamp:
-            values = values.clamp(0, 1)
-        if len(values) == 1:
-            return class_scores * values[0]
-        # Predictions that are not clamped can be negative, and a root of that would be NaN.
-        return class_scores * values.prod(dim=0).clamp(min=0).sqrt()
 
 
 def _convs(in_channels: int, channels: int) -> nn.Sequential:

@@ -19,7 +19,8 @@ from b2inst.models.fpn import FPN
 from b2inst.models.fpn_yolact import YolactFPN
 from b2inst.models.preset import Normalize
 from b2inst.models.protonet_yolact import YolactProtonet
-from b2inst.models.scoring import NoScoring, ScoringHead
+from b2inst.models.scoring import NoScoring
+from b2inst.models.scoring_base import MaskScoring, PredictedMasks
 from b2inst.models.semantic_yolact import YolactSemanticHead
 from b2inst.ops.ranks import best_of_groups
 from b2inst.ops.rois import crop_masks
@@ -33,7 +34,8 @@ class Outputs:
     Attributes:
         features: P3, P4, ...: (N, F, h, w).
         detector: per level, see the detector.
-        bases: (N, K or K + 1, h, w) on the grid of the assembly's `basis_stride`, the boundary basis last.
+        bases: (N, K + B, h, w) on the grid of the assembly's `basis_stride`; after the K mask bases the B channels of
+            the boundary basis: 0, 1, or one per class.
     """
 
     features: list[Tensor]
@@ -104,7 +106,7 @@ class Segmenter(nn.Module):
         basis: Callable[..., BasisHead | YolactProtonet],
         assembly: Assembly,
         boundary: NoBoundary,
-        scoring: Callable[..., ScoringHead | NoScoring],
+        scoring: Callable[..., MaskScoring | NoScoring],
         losses: Mapping[str, Term],
         semantic: Callable[..., SemanticHead | YolactSemanticHead | None],
         loss_weights: Mapping[str, float],
@@ -120,7 +122,8 @@ class Segmenter(nn.Module):
         self.detector = detector(
             in_channels=channels, num_classes=num_classes, num_params=assembly.num_params(blended), strides=strides
         )
-        self.basis = basis(in_channels=channels, num_bases=num_bases + boundary.num_bases, stride=assembly.basis_stride)
+        outputs = num_bases + boundary.num_channels(num_classes)
+        self.basis = basis(in_channels=channels, num_bases=outputs, stride=assembly.basis_stride)
         self.assembly = assembly
         self.boundary = boundary
         self.scoring = scoring(in_channels=channels, num_classes=num_classes, strides=strides)
@@ -137,6 +140,10 @@ class Segmenter(nn.Module):
         """Run everything that looks at the whole image."""
         features = self.fpn(self.backbone(self.normalize(images)))
         return Outputs(features, self.detector(features), self.basis(features))
+
+    def split(self, bases: Tensor) -> tuple[Tensor, Tensor]:
+        """Mask bases (N, K, h, w), and what is the boundary variant's (N, B, h, w)."""
+        return bases[:, : self.num_bases], bases[:, self.num_bases :]
 
     def compile_parts(self) -> None:
         """Compile what looks at the whole image; the shapes of the rest change with every image."""
@@ -170,7 +177,7 @@ class Segmenter(nn.Module):
 
         weight = positives.scores.new_zeros(len(targets)).index_add(0, positives.instance, positives.scores)
         rois = InstanceRois(self.assembly, true_masks, weight, normalizer)
-        boundary = self.boundary.losses(self._terms("boundary"), outputs.bases, targets, rois)
+        boundary = self.boundary.losses(self._terms("boundary"), self.split(outputs.bases)[1], targets, rois)
         losses.update({f"boundary_{name}": value for name, value in boundary.items()})
         if self.semantic is not None:
             losses["semantic"] = self.semantic.loss(outputs.features, batch.images, targets)
@@ -209,24 +216,31 @@ class Segmenter(nn.Module):
     ) -> tuple[Tensor, Instances]:
         params = self.detector.params_at(outputs.detector, places)
         points, reach = self.detector.origins(places)
-        return self.boundary.blended(outputs.bases), Instances(boxes, image_index, params, points, reach, roi)
+        bases = self.boundary.blended(*self.split(outputs.bases))
+        return bases, Instances(boxes, image_index, params, points, reach, roi)
 
     def _score_losses(
         self, outputs: Outputs, batch: Batch, positives: Locations, masks: Tensor, true_masks: Tensor
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        drawn = torch.rand(len(positives), device=masks.device)
-        kept = best_of_groups(drawn, positives.image, self.scoring.max_positives)
+        targets, sizes = batch.targets, batch.images.sizes
+        shares = _shares_of_images(true_masks, targets.boxes, sizes[targets.image_index])
+        large = self.scoring.learned(shares)[positives.instance].nonzero(as_tuple=True)[0]
+        # A validation draws the same each time, and no number of the training: a resumed run may pass it again.
+        fixed = None if self.training else torch.Generator(masks.device).manual_seed(0)
+        drawn = torch.rand(len(large), device=masks.device, generator=fixed)
+        kept = large[best_of_groups(drawn, positives.image[large], self.scoring.max_positives)]
         positives, masks = positives.take(kept), masks[kept]
         if self.scoring.boxes == "pred_box":
-            boxes = _clip(positives.boxes, batch.images.sizes[positives.image])
+            boxes = _clip(positives.boxes, sizes[positives.image])
             masks = self._assemble(outputs, positives, boxes, positives.image)
-            wanted, outside = _crops_of_predicted_boxes(batch.targets, positives.instance, boxes, masks.shape[-1])
+            wanted, outside = _crops_of_predicted_boxes(targets, positives.instance, boxes, masks.shape[-1])
         else:
-            boxes = batch.targets.boxes[positives.instance]
+            boxes = targets.boxes[positives.instance]
             wanted, outside = true_masks[positives.instance], None
         if self.scoring.detach_masks:
             masks = masks.detach()
-        predicted = self.scoring(outputs.features, boxes, positives.image, masks, positives.labels)
+        scored = PredictedMasks(masks, boxes, positives.image, positives.labels, sizes)
+        predicted = self.scoring(outputs.features, scored)
         wanted_scores = self.scoring.targets(masks, wanted, outside)
         losses = {f"score_{k}": v for k, v in self.scoring.losses(predicted, wanted_scores).items()}
         stats = {}
@@ -294,7 +308,8 @@ class Segmenter(nn.Module):
         masks = self._assemble(outputs, places, places.boxes, places.image)
         qualities: dict[str, Tensor] = {}
         if self.scoring.qualities:
-            qualities = self.scoring(outputs.features, places.boxes, places.image, masks, places.labels)
+            scored = PredictedMasks(masks, places.boxes, places.image, places.labels, images.sizes)
+            qualities = self.scoring(outputs.features, scored)
         return places, boxes, masks, self.scoring.combine(places.scores, qualities)
 
 
@@ -308,6 +323,11 @@ def _clip(boxes: Tensor, sizes: Tensor) -> Tensor:
     """(P, 4) boxes cut at their images, whose (height, width) are (P, 2)."""
     limit = sizes.flip(1).repeat(1, 2).to(boxes.dtype)
     return boxes.clamp(min=0).minimum(limit)
+
+
+def _shares_of_images(masks: Tensor, boxes: Tensor, sizes: Tensor) -> Tensor:
+    """(I,) area of masks (I, R, R) in the frames of boxes, as shares of images of (height, width) (I, 2)."""
+    return masks.flatten(1).mean(1) * (boxes[:, 2:] - boxes[:, :2]).prod(dim=1) / sizes.prod(dim=1)
 
 
 def _crops_of_predicted_boxes(targets: Targets, instance: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:

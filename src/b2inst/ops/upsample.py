@@ -1,4 +1,4 @@
-"""Enlarging maps as CondInst does."""
+"""Enlarging maps: as CondInst does, and from the grid of the bases onto an image."""
 
 from __future__ import annotations
 
@@ -32,3 +32,21 @@ def aligned_bilinear(maps: Tensor, factor: int) -> Tensor:
     maps = F.interpolate(maps, (factor * height + 1, factor * width + 1), mode="bilinear", align_corners=True)
     maps = F.pad(maps, (factor // 2, 0, factor // 2, 0), mode="replicate")
     return maps[..., : factor * height, : factor * width]
+
+
+def onto_image(maps: Tensor, canvas: tuple[int, int], size: tuple[int, int], original: tuple[int, int]) -> Tensor:
+    """Bring maps on a grid of the network input into the pixels of an image.
+
+    Args:
+        maps: (B, h, w) on a grid that covers the input with its padding.
+        canvas: (height, width) of that input.
+        size: (height, width) of the image in it, at the upper left.
+        original: (height, width) of the image itself.
+
+    Returns:
+        (B, *original), by bilinear interpolation.
+    """
+    full = F.interpolate(maps.unsqueeze(0), canvas, mode="bilinear", align_corners=False)[..., : size[0], : size[1]]
+    if size != original:
+        full = F.interpolate(full, original, mode="bilinear", align_corners=False)
+    return full[0]
