@@ -101,6 +101,13 @@ def test_random_weights_find_as_much_as_is_asked_for(name: str) -> None:
     assert subject.finish(subject.network()) == 5
 
 
+def test_random_weights_of_another_detector_find_as_much() -> None:
+    with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        model = plain(compose("train", ["experiment=yolact", "name=x", "output=x"]))["model"]
+    subject = make(Spec("yolact", False, Setting(height=128, width=160, detections=5, candidates=200), model=model))
+    assert subject.finish(subject.network()) == 5
+
+
 def test_so_many_candidates_pass_the_threshold() -> None:
     values = torch.arange(100.0)
     assert int((values > peers.kth_largest(values, 30)).sum()) == 30

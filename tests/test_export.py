@@ -22,6 +22,7 @@ from b2inst import B2Inst, export_check, export_files
 from b2inst import export as entry
 from b2inst.config import ConfigError, plain
 from b2inst.export_model import OUTPUTS, ExportModel
+from b2inst.models.fcos import FCOS
 from b2inst.paths import config_dir
 from b2inst.structures import ImageBatch
 from toy import CLASSES, run, toy_checkpoint
@@ -40,6 +41,7 @@ VARIANTS = {
     "fcn_iou": ("ablation_e", "scoring@model.scoring=fcn_iou"),
     "published": ("blendmask_550_r50_3x",),
     "dynamic": ("b2inst", "assembly@model.assembly=dynamic"),
+    "yolact": ("yolact", "boundary@model.boundary=global", "loss@model.losses=[bce]", "scoring@model.scoring=light"),
 }
 
 
@@ -56,6 +58,8 @@ def checkpoint(folder: Path, experiment: str, *overrides: str) -> Path:
         content["state_dict"]["model.basis.bases.weight"] /= 1000
     if "dynamic" in content["hyper_parameters"]["config"]["model"]["assembly"]["_target_"]:
         content["state_dict"]["model.detector.params.weight"] /= 10  # which mask logits have to the third power
+    if "yolact" in content["hyper_parameters"]["config"]["model"]["detector"]["_target_"]:
+        content["state_dict"]["model.detector.cls_logits.weight"] /= 20  # else a softmax makes most scores exactly 1
     torch.save(content, path)
     return path
 
@@ -284,6 +288,14 @@ def test_what_cannot_work_is_said_in_one_line(
     with pytest.raises(ConfigError, match=message) as error:
         entry.export({**settings(ckpt, tmp_path / "out/toy.onnx"), **changes})
     assert "\n" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_a_detector_without_a_graph_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = checkpoint(tmp_path, "ablation_a")
+    monkeypatch.delattr(FCOS, "select_in_graph")
+    with pytest.raises(ConfigError, match="detector FCOS cannot be exported.*fcos or yolact"):
+        entry.export(settings(path, tmp_path / "toy.onnx"))
+    assert not (tmp_path / "toy.onnx").exists()
 
 
 def test_a_missing_package_is_named(ckpt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,10 +104,8 @@ def _load(path: str) -> B2Inst:
         raise ConfigError(f"ckpt={path}: no such file; {remedy}") from error
     except ValueError as error:
         raise ConfigError(f"ckpt: {str(error).splitlines()[0]}; {remedy}") from error
-    if not module.model.can_export:
-        name = type(module.model).__name__
-        raise ConfigError(f"ckpt={path}: a {name} cannot be exported; use it with b2inst.predict, or export a "
-                          "basis-based model")  # fmt: skip
+    if (problem := module.model.export_problem()) is not None:
+        raise ConfigError(f"ckpt={path}: {problem}")
     # Batch norms are folded here, so that no exporter has to; other memory formats only get in its way.
     return B2Inst(module, "cpu", Switches(channels_last=False))
 

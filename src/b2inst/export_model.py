@@ -7,10 +7,7 @@ import warnings
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram, export
-from torch.nn import functional as F
-from torchvision.ops import nms
 
-from b2inst.models.fcos import FCOS, DetectorOutputs, Locations
 from b2inst.models.segmenter import Segmenter
 from b2inst.structures import ImageBatch
 
@@ -46,7 +43,7 @@ class ExportModel(nn.Module):
         """
         batch = ImageBatch(images, sizes, sizes, torch.arange(images.shape[0], device=images.device))
         outputs = self.model(batch)
-        places = select(self.model.detector, outputs.detector)
+        places = self.model.detector.select_in_graph(outputs.detector)
         places, boxes, masks, scores = self.model.assess(outputs, batch, places)
         # One key and not two sorts, for ONNX has none that is said to be stable; a score is far below 1000.
         order = (places.image.double() * 1000 - scores).argsort()
@@ -71,48 +68,3 @@ def trace(model: Segmenter) -> ExportedProgram:
         # torchvision's, about itself
         warnings.filterwarnings("ignore", "`create_unbacked_symint` is deprecated", FutureWarning)
         return export(ExportModel(model).eval(), example, dynamic_shapes=shapes, strict=False)
-
-
-def select(detector: FCOS, outputs: DetectorOutputs) -> Locations:
-    """As `FCOS.select`, for all images at once; detections of different images are mixed, best first."""
-    levels = [_best_of_level(detector, outputs, level) for level in range(len(outputs.cls_logits))]
-    names = ("level", "y", "x", "boxes", "labels", "scores")
-    every = {name: torch.cat([level[name] for level in levels], dim=1) for name in names}
-    image, column = (every["scores"] >= 0).nonzero(as_tuple=True)
-    places = Locations(image=image, **{name: values[image, column] for name, values in every.items()})
-    kept = places.take(_suppress(places, detector.nms_threshold))
-    same = kept.image[:, None] == torch.arange(outputs.cls_logits[0].shape[0], device=image.device)  # [P, N]
-    rank = same.long().cumsum(dim=0).gather(1, kept.image[:, None])[:, 0]
-    return kept.take(rank <= detector.detections_per_image)
-
-
-def _best_of_level(detector: FCOS, outputs: DetectorOutputs, level: int) -> dict[str, Tensor]:
-    """The `pre_nms_topk` best pairs of place and class, (N, pre_nms_topk) each; scores are -1 where there are less."""
-    stride, k = detector.strides[level], detector.pre_nms_topk
-    width = outputs.cls_logits[level].shape[-1]
-    cls_probs = outputs.cls_logits[level].float().sigmoid().flatten(2).transpose(1, 2)  # [N, L, C]
-    joint = cls_probs * outputs.quality_logits[level].float().sigmoid().flatten(2).transpose(1, 2)
-    candidate = (joint if detector.threshold_with_quality else cls_probs) > detector.score_threshold
-    scores = torch.where(candidate, joint, -1.0).flatten(1)
-    scores, index = F.pad(scores, (0, k), value=-1.0).topk(k)  # padded: a level may have less than k
-    index = torch.where(scores >= 0, index, 0)
-    cell, labels = index // detector.num_classes, index % detector.num_classes
-    y = cell // width
-    x = cell - y * width  # ONNX's exporter knows no remainder by a size that varies
-    ltrb = outputs.ltrb[level].float().flatten(2).transpose(1, 2) * stride
-    ltrb = ltrb.gather(1, cell[:, :, None].expand(-1, -1, 4))
-    points = torch.stack([x, y], dim=2) * stride + stride // 2
-    boxes = torch.cat([points - ltrb[:, :, :2], points + ltrb[:, :, 2:]], dim=2)
-    scores = torch.where(scores >= 0, scores.clamp(min=0).sqrt(), -1.0)
-    return {"level": torch.full_like(x, level), "y": y, "x": x, "boxes": boxes, "labels": labels, "scores": scores}
-
-
-def _suppress(places: Locations, threshold: float) -> Tensor:
-    """Indices of the places that are left by a non-maximum suppression within each class of each image, best first."""
-    # Two empty boxes more, which are kept and come last: torchvision tells the exporter that at least two are kept.
-    boxes = F.pad(places.boxes, (0, 0, 0, 2))
-    scores = F.pad(places.scores, (0, 2), value=-1.0)
-    groups = F.pad(torch.stack([places.labels, places.image], dim=1), (0, 0, 0, 2))
-    # Classes are moved to the right and images below, so that boxes of different ones cannot meet.
-    span = boxes.max() - boxes.min() + 1
-    return nms(boxes + (groups * span).repeat(1, 2), scores, threshold)[:-2]

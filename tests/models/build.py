@@ -10,15 +10,20 @@ from b2inst.data.boundary_target import BoundaryTarget
 from b2inst.losses.bce import BinaryCrossEntropy
 from b2inst.losses.dice import Dice
 from b2inst.models.assembly.blend import AttentionBlend
+from b2inst.models.assembly.linear import LinearCombination
 from b2inst.models.backbone import ResNet
 from b2inst.models.basis import BasisHead, SemanticHead
 from b2inst.models.boundary import GlobalBoundary
 from b2inst.models.fcos import FCOS
 from b2inst.models.fpn import FPN
+from b2inst.models.fpn_yolact import YolactFPN
+from b2inst.models.protonet_yolact import YolactProtonet
 from b2inst.models.scoring import ScoringHead, no_scoring
 from b2inst.models.scoring_base import PredictedMasks
 from b2inst.models.scoring_fcn import MaskFCN
 from b2inst.models.segmenter import Segmenter
+from b2inst.models.semantic_yolact import YolactSemanticHead
+from b2inst.models.yolact import Yolact
 from b2inst.structures import Batch, ImageBatch, Targets
 
 CLASSES = 3
@@ -37,7 +42,7 @@ def scoring(mode=None, **options):
     return partial(ScoringHead, mode=mode, **{"channels": 16, "fc_channels": 16, "roi_size": 8, **options})
 
 
-def segmenter(boundary=None, mode=None, *, seed=0, detector=None, score=None, **parts):
+def segmenter(boundary=None, mode=None, *, seed=0, head=FCOS, detector=None, score=None, **parts):
     """ResNet-18, 64 channels, one convolution a tower, 4 bases; every part can be replaced."""
     torch.manual_seed(seed)
     defaults = {
@@ -45,7 +50,7 @@ def segmenter(boundary=None, mode=None, *, seed=0, detector=None, score=None, **
         "num_bases": 4,
         "backbone": ResNet(18, norm="bn", freeze_at=0, weights=None),
         "fpn": partial(FPN, channels=64),
-        "detector": partial(FCOS, **{"num_convs": 1, **(detector or {})}),
+        "detector": partial(head, **{"num_convs": 1, **(detector or {})}),
         "basis": partial(BasisHead, channels=16, num_convs=1),
         "assembly": AttentionBlend(attention_size=7, mask_size=28),
         "boundary": GlobalBoundary() if boundary is None else boundary,
@@ -55,6 +60,20 @@ def segmenter(boundary=None, mode=None, *, seed=0, detector=None, score=None, **
         "loss_weights": WEIGHTS,
     }
     return Segmenter(**{**defaults, **parts})
+
+
+def yolact(boundary=None, mode=None, **options):
+    """YOLACT's parts at these sizes, with 8 prototypes."""
+    defaults = {
+        "head": Yolact,
+        "detector": {"sizes_of_interest": (32, 64, 128, 256)},
+        "num_bases": 8,
+        "fpn": partial(YolactFPN, channels=64),
+        "basis": partial(YolactProtonet, channels=16, num_convs=1),
+        "assembly": LinearCombination(mask_size=28),
+        "semantic": YolactSemanticHead,
+    }
+    return segmenter(boundary, mode, **{**defaults, **options})
 
 
 def scored(logits, boxes, image, labels, size=(256, 256)):

@@ -6,7 +6,8 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms, box_iou, sigmoid_focal_loss
 
 from b2inst.losses.giou import giou_ltrb
-from b2inst.models.fcos import FCOS, DetectorOutputs, Locations, _iou_ltrb
+from b2inst.models.detector_base import Locations
+from b2inst.models.fcos import FCOS, FCOSOutputs, _iou_ltrb
 from b2inst.models.fcos_targets import centerness
 from models import build
 
@@ -198,7 +199,7 @@ def one_level(cells, height=8, width=8, classes=2, ltrb=2.0, images=1):
         cls_logits[n, label, y, x] = logit(probability)
         quality[n, 0, y, x] = logit(good)
     box = torch.full((images, 4, height, width), ltrb)
-    return DetectorOutputs([cls_logits], [box], [quality], [torch.zeros(images, 32, height, width)])
+    return FCOSOutputs([cls_logits], [box], [quality], [torch.zeros(images, 32, height, width)])
 
 
 def selector(**options):
@@ -247,7 +248,7 @@ def test_limits_and_order():
 def test_topk_is_per_level():
     strides = (8, 16)
     levels = [one_level([(0, y, 0, 0, 0.5 + 0.1 * y, 0.9) for y in range(3)], ltrb=0.4) for _ in strides]
-    outputs = DetectorOutputs(*[[getattr(level, n)[0] for level in levels] for n in vars(levels[0])])
+    outputs = FCOSOutputs(*[[getattr(level, n)[0] for level in levels] for n in vars(levels[0])])
     detector = head(strides=strides, sizes_of_interest=[64], num_classes=2, pre_nms_topk=2)
     found = detector.select(outputs)
     assert sorted(zip(found.level.tolist(), found.y.tolist(), strict=True)) == [(0, 1), (0, 2), (1, 1), (1, 2)]
@@ -256,7 +257,7 @@ def test_topk_is_per_level():
 def test_selection_equals_a_loop_over_images_and_levels():
     torch.manual_seed(0)
     strides, sizes = (8, 16, 32), [(8, 12), (4, 6), (2, 3)]
-    outputs = DetectorOutputs(
+    outputs = FCOSOutputs(
         [torch.randn(2, 3, h, w) for h, w in sizes], [4 * torch.rand(2, 4, h, w) for h, w in sizes],
         [torch.randn(2, 1, h, w) for h, w in sizes], [torch.zeros(2, 32, h, w) for h, w in sizes],
     )  # fmt: skip

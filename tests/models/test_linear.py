@@ -32,6 +32,17 @@ def test_sizes():
     assert (assembly.usual_bases, assembly.num_params(32), assembly.num_params(33)) == (32, 32, 33)
 
 
+def test_the_boundary_prototype_is_one_more():
+    """Rectified, with a coefficient of its own that has a tanh."""
+    bases, boxes, image = maps_and_boxes(5)
+    params = 2 * numbers(3, 5)
+    assembly = LinearCombination(mask_size=8)
+    masks = assembly(bases, wanted(boxes, image, params)) - assembly(bases[:, :4], wanted(boxes, image, params[:, :4]))
+    for i in range(3):
+        extra = bases[image[i], 4].clamp(min=0) * torch.tanh(params[i, 4])
+        torch.testing.assert_close(masks[i], in_box(extra, boxes[i], 8, 4), atol=1e-5, rtol=1e-4)
+
+
 def test_the_boundary_is_supervised_before_the_relu():
     """Where its prototype is negative, masks see nothing of it and send nothing back; its loss does."""
     batch = build.batch(build.BATCHES["normal"]).targets

@@ -278,5 +278,6 @@ def test_what_does_not_fit_is_refused():
 def test_has_no_bases():
     model, images = finder("mask_rcnn"), build.images(2, 64, 96)
     outputs = model(images)
-    assert not (model.has_bases or model.has_boundary or model.has_attention or model.can_export)
+    assert not (model.has_bases or model.has_boundary or model.has_attention)
+    assert "cannot be exported" in model.export_problem()
     assert model.bases(outputs, 0) is None and model.blends(outputs, model.find(outputs, images)) == [None, None]

@@ -1,11 +1,11 @@
 import pytest
 import torch
 
-from b2inst.models.preset import Normalize, get_preset
+from b2inst.models.preset import PRESETS, Normalize, get_preset
 from models import build
 
 
-@pytest.mark.parametrize("name", ["torchvision", "msra"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_padding_is_exactly_zero(name):
     images = build.images(2, 32, 64, sizes=[(20, 64), (32, 33)])
     normalized = Normalize(get_preset(name))(images)
@@ -33,5 +33,5 @@ def test_constants_are_not_in_checkpoints():
 
 
 def test_unknown_preset():
-    with pytest.raises(ValueError, match="'caffe'.*torchvision, msra"):
+    with pytest.raises(ValueError, match="'caffe'.*torchvision, msra, yolact"):
         get_preset("caffe")

@@ -26,6 +26,8 @@ from b2inst.models.assembly.linear import LinearCombination
 from b2inst.models.backbone import ResNet
 from b2inst.models.basis import BasisHead, SemanticHead
 from b2inst.models.boundary import GlobalBoundary, InstanceBoundary, NoBoundary
+from b2inst.models.fpn_yolact import YolactFPN
+from b2inst.models.protonet_yolact import YolactProtonet
 from b2inst.ops.dist import reduce_mean
 from b2inst.structures import Batch, ImageBatch
 from models import build
@@ -36,11 +38,24 @@ PARTS = {
     "basis": partial(BasisHead, channels=32, num_convs=1, norm="gn"),
     "semantic": partial(SemanticHead, channels=32, norm="gn"),
 }
+
+
+def fcos(boundary, mode, normalizer, assembly, **options):
+    """With one of the normalizers of the class loss."""
+    return build.segmenter(boundary, mode, detector={"normalizer": normalizer}, assembly=assembly, **PARTS, **options)
+
+
 VARIANTS = {
-    "global": (GlobalBoundary, "iou_boundary", "fg", partial(AttentionBlend, attention_size=7)),
-    "instance": (InstanceBoundary, "iou", "moving_fg", LinearCombination),
-    "none": (NoBoundary, "fcn_iou", "all", DynamicConvolutions),
-}
+    "global": partial(fcos, GlobalBoundary(), "iou_boundary", "fg", AttentionBlend(attention_size=7, mask_size=28)),
+    "instance": partial(fcos, InstanceBoundary(), "iou", "moving_fg", LinearCombination(mask_size=28)),
+    "none": partial(fcos, NoBoundary(), "fcn_iou", "all", DynamicConvolutions(mask_size=28)),
+    # Group norm here too: a little rounding must not grow until another anchor is the hardest.
+    "yolact": partial(
+        build.yolact, InstanceBoundary(), "iou", fpn=partial(YolactFPN, channels=64, norm="gn"),
+        detector={"sizes_of_interest": (32, 64, 128, 256), "norm": "gn"},
+        basis=partial(YolactProtonet, channels=32, num_convs=1, norm="gn"),
+    ),
+}  # fmt: skip
 LARGE, WIDE, SMALL = (4, 4, 40, 44), (20, 8, 92, 56), (50, 20, 70, 40)
 EMPTY = [[LARGE, WIDE], [], [SMALL], []]  # the second process has every second image, and so no instance
 CASES = {
@@ -57,11 +72,9 @@ class Losses(nn.Module):
 
     def __init__(self, variant: str) -> None:
         super().__init__()
-        boundary, mode, normalizer, assembly = VARIANTS[variant]
-        self.model = build.segmenter(
-            boundary(), mode, detector={"normalizer": normalizer}, score={"max_positives": 1000},
-            backbone=ResNet(18, norm="gn", freeze_at=0, weights=None), assembly=assembly(mask_size=28),
-            losses={name: term() for name, term in TERMS.items()}, **PARTS,
+        self.model = VARIANTS[variant](
+            score={"max_positives": 1000}, backbone=ResNet(18, norm="gn", freeze_at=0, weights=None),
+            losses={name: term() for name, term in TERMS.items()},
         )  # fmt: skip
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:

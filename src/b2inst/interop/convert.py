@@ -5,7 +5,7 @@
 
 What IN holds decides:
 
-* AdelaiDet's BlendMask, CondInst or FCOS, or torchvision's FCOS or Mask R-CNN: OUT is a checkpoint that
+* AdelaiDet's BlendMask, CondInst or FCOS, YOLACT, or torchvision's FCOS or Mask R-CNN: OUT is a checkpoint that
   `b2inst.evaluate ckpt=OUT` and `b2inst.train init_from=OUT` read. key=value are settings as for `b2inst.train`, for
   instance experiment=b2inst.
 * MSRA's ImageNet ResNets: OUT is a state dict for `model.backbone.preset=msra model.backbone.weights=OUT`.
@@ -33,6 +33,7 @@ from b2inst.interop.files import read_weights, state_dict_of, with_current_names
 from b2inst.interop.msra import is_msra, msra_to_torchvision
 from b2inst.interop.torchvision import is_fcos, is_mask_rcnn, load_fcos, load_mask_rcnn
 from b2inst.interop.variant import Variant, variant_of
+from b2inst.interop.yolact import classes_of, is_yolact, load_yolact, yolact_overrides
 from b2inst.lit import LitSegmenter
 from b2inst.paths import config_dir
 
@@ -40,6 +41,7 @@ from b2inst.paths import config_dir
 _TORCHVISION = ("model.backbone.preset=torchvision", "model.backbone.weights=null", "model.backbone.depth=50",
                 "model.detector.threshold_with_quality=true")  # fmt: skip
 _MASK_RCNN = ("experiment=mask_rcnn_r50", "model.backbone.weights=null")
+_YOLACT = ("experiment=yolact_r50", "recipe=coco_yolact")
 
 
 def convert(
@@ -100,19 +102,27 @@ def _module(
     if is_mask_rcnn(state):
         module = LitSegmenter(compose_config([*_MASK_RCNN, *overrides], classes))
         return module, load_mask_rcnn(module.model, state, module.config["category_ids"], source)
+    if is_yolact(state):
+        _same_classes(classes_of(state), classes, reset_classifier, source)
+        module = LitSegmenter(compose_config([*_YOLACT, *yolact_overrides(state, source), *overrides], classes))
+        return module, load_yolact(module.model, state, source=source, reset_classifier=reset_classifier)
     state = with_current_names(state)
     variant = variant_of(state, source)
-    if variant.num_classes != len(classes) and not reset_classifier:
-        raise ValueError(
-            f"{source}: has {variant.num_classes} classes, and there are {len(classes)} to convert it for. Give the "
-            "annotations it was trained with (--annotations FILE), or start the class outputs afresh for your own "
-            "classes (--reset-classifier)"
-        )
+    _same_classes(variant.num_classes, classes, reset_classifier, source)
     module = LitSegmenter(compose_config([*_settings(variant), *overrides], classes))
     report = load_adelaidet(
         module.model, state, source=source, reset_classifier=reset_classifier, detector_only=variant.num_bases is None
     )
     return module, report
+
+
+def _same_classes(given: int, classes: Mapping[int, str], reset_classifier: bool, source: str) -> None:
+    if given != len(classes) and not reset_classifier:
+        raise ValueError(
+            f"{source}: has {given} classes, and there are {len(classes)} to convert it for. Give the annotations it "
+            "was trained with (--annotations FILE), or start the class outputs afresh for your own classes "
+            "(--reset-classifier)"
+        )
 
 
 def _settings(variant: Variant) -> list[str]:

@@ -9,6 +9,7 @@ from b2inst.models.assembly.base import Assembly
 from b2inst.models.assembly.blend import AttentionBlend
 from b2inst.models.assembly.dynamic import DynamicConvolutions
 from b2inst.models.backbone import ResNet
+from b2inst.models.fcos import FCOS
 from b2inst.models.segmenter import Segmenter
 
 Rename = Callable[[re.Match[str]], str]
@@ -87,7 +88,7 @@ def adelaidet_names(model: Segmenter) -> dict[str, str]:
         and so is what makes masks where AdelaiDet has no such assembly.
 
     Raises:
-        ValueError: if the model has a backbone or layers that AdelaiDet's models do not have.
+        ValueError: if the model has a backbone, a detector or layers that AdelaiDet's models do not have.
 
     Example:
         >>> adelaidet_names(model)["detector.quality.bias"]  # doctest: +SKIP
@@ -95,6 +96,8 @@ def adelaidet_names(model: Segmenter) -> dict[str, str]:
     """
     if not isinstance(model.backbone, ResNet):
         raise ValueError(f"backbone {type(model.backbone).__name__}: AdelaiDet's weights are for ResNets")
+    if not isinstance(model.detector, FCOS):
+        raise ValueError(f"detector {type(model.detector).__name__}: AdelaiDet's weights are for FCOS")
     rules = (*_RULES, *_mask_rules(model))
     names, nameless = {}, []
     for own in model.state_dict():

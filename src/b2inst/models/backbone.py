@@ -108,7 +108,7 @@ class ResNet(Backbone):
         depth: 18, 34, 50 or 101.
         norm: `frozen_bn` (statistics and affine fixed), `bn`, or `gn` (32 groups; for training from scratch).
         freeze_at: how many of stem, layer1 ... layer4 are fixed; 2 is the usual choice with ImageNet weights.
-        preset: `torchvision` or `msra`: channel order, mean/std and stride placement as one.
+        preset: `torchvision`, `msra` or `yolact`: channel order, mean/std and stride placement as one.
         weights: `imagenet`, the path of a state dict with torchvision's names, or None for a random start.
         allow_missing: accept a file that lacks some layers; they start at random.
 

@@ -49,14 +49,12 @@ class Model(nn.Module, ABC):
         has_boundary: whether one of these is a boundary basis.
         has_image_boundary: whether that one is learned from the boundary of the whole image.
         has_attention: whether they are mixed by attention, which `blends` gives.
-        can_export: whether `export_model.trace` knows how to write the model down.
         mask_size: side R of a mask, in its box.
         score_threshold: smallest class score of a candidate, a probability.
         detections_per_image: kept of each image at most.
     """
 
     loss_names: ClassVar[tuple[str, ...]]
-    can_export: ClassVar[bool] = False
     has_bases: bool = False
     has_boundary: bool = False
     has_image_boundary: bool = False
@@ -116,6 +114,10 @@ class Model(nn.Module, ABC):
     def blends(self, outputs: Any, found: Any, instance: int = 0) -> list[Blend | None]:
         """How the mask of one instance of each image is put together; None without attention."""
         return [None] * len(found.detections())
+
+    def export_problem(self) -> str | None:
+        """Why `export_model.trace` cannot write this model down, and what to do; None where it can."""
+        return f"a {type(self).__name__} cannot be exported; use it with b2inst.predict, or export a basis-based model"
 
     # ---- what is timed ----------------------------------------------------------------------------------------------
 

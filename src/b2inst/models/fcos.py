@@ -11,15 +11,17 @@ from torch.nn import functional as F
 from torchvision.ops import batched_nms, sigmoid_focal_loss
 
 from b2inst.losses.giou import giou_ltrb
+from b2inst.models import fcos_graph
+from b2inst.models.detector_base import Detector, Locations, flatten
 from b2inst.models.fcos_targets import Assignment, assign, centerness
 from b2inst.ops.dist import normalizer, processes
-from b2inst.ops.points import conv3x3_at, locations
+from b2inst.ops.points import locations
 from b2inst.ops.ranks import best_of_groups
 from b2inst.structures import Targets
 
 
 @dataclass(frozen=True)
-class DetectorOutputs:
+class FCOSOutputs:
     """Raw outputs, one tensor a level.
 
     Attributes:
@@ -35,36 +37,7 @@ class DetectorOutputs:
     tower: list[Tensor]
 
 
-@dataclass(frozen=True)
-class Locations:
-    """P places on the pyramid that stand for an instance: positives in training, kept detections at test time.
-
-    Attributes:
-        level, image, y, x: (P,) int64, the cell.
-        boxes: (P, 4) predicted XYXY in pixels of the network input, not clipped.
-        labels: (P,) int64 class, true in training, predicted at test time.
-        scores: (P,) float32: class score at test time; weight of the location (centerness) in training.
-        instance: (P,) int64 index into the instances of the batch; None at test time.
-    """
-
-    level: Tensor
-    image: Tensor
-    y: Tensor
-    x: Tensor
-    boxes: Tensor
-    labels: Tensor
-    scores: Tensor
-    instance: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.level)
-
-    def take(self, index: Tensor) -> Locations:
-        """The locations at `index`, in that order."""
-        return Locations(**{k: None if v is None else v[index] for k, v in vars(self).items()})
-
-
-class FCOS(nn.Module):
+class FCOS(Detector[FCOSOutputs]):
     """One-stage detector, shared over the levels.
 
     Args:
@@ -113,15 +86,9 @@ class FCOS(nn.Module):
         nms_threshold: float = 0.6,
         detections_per_image: int = 100,
     ) -> None:
-        super().__init__()
+        super().__init__(num_classes, strides, sizes_of_interest)
         _check_choice("box_quality", box_quality, ("ctrness", "iou"))
         _check_choice("normalizer", normalizer, ("fg", "moving_fg", "all"))
-        if len(sizes_of_interest) != len(strides) - 1:
-            raise ValueError(
-                f"sizes_of_interest={list(sizes_of_interest)}: {len(strides)} levels need {len(strides) - 1} borders"
-            )
-        self.num_classes = num_classes
-        self.strides = strides
         borders = [-1.0, *map(float, sizes_of_interest), 1e8]
         self.ranges = list(zip(borders[:-1], borders[1:], strict=True))
         self.center_radius = center_radius
@@ -149,7 +116,7 @@ class FCOS(nn.Module):
                 nn.init.zeros_(layer.bias)
         nn.init.constant_(self.cls_logits.bias, -math.log((1 - prior) / prior))
 
-    def forward(self, features: list[Tensor]) -> DetectorOutputs:
+    def forward(self, features: list[Tensor]) -> FCOSOutputs:
         """Run the head on every level, (N, in_channels, h, w) each."""
         cls_logits, ltrb, quality, towers = [], [], [], []
         for level, feature in enumerate(features):
@@ -162,38 +129,11 @@ class FCOS(nn.Module):
             ltrb.append(F.relu(boxes))
             quality.append(self.quality(tower))
             towers.append(tower)
-        return DetectorOutputs(cls_logits, ltrb, quality, towers)
-
-    def params_at(self, outputs: DetectorOutputs, places: Locations) -> Tensor:
-        """Mask parameters at given places, (P, num_params); the layer is not evaluated elsewhere."""
-        if self.params is None:
-            return places.boxes.new_zeros(len(places), 0)
-        values, order = [], []
-        for level, tower in enumerate(outputs.tower):
-            index = (places.level == level).nonzero(as_tuple=True)[0]
-            values.append(conv3x3_at(self.params, tower, places.image[index], places.y[index], places.x[index]))
-            order.append(index)
-        found = torch.cat(values)
-        # As many rows as places: a sum of counts per level would be another number to the exporter.
-        return found.new_zeros(places.level.shape[0], found.shape[1]).index_copy(0, torch.cat(order), found)
-
-    def origins(self, places: Locations) -> tuple[Tensor, Tensor]:
-        """Where places are, and the objects that they are for.
-
-        Returns:
-            (P, 2) their locations, (x, y) in pixels of the network input; and (P,) the upper end in pixels of the
-            regression range of their level, for the last one, which has none, twice the lower end.
-        """
-        device = places.level.device
-        stride = torch.tensor(self.strides, device=device)[places.level]
-        ends = [high for _, high in self.ranges[:-1]]
-        reach = torch.tensor([*ends, 2 * self.ranges[-1][0]], device=device)[places.level]
-        cells = torch.stack([places.x, places.y], dim=1)
-        return (cells * stride[:, None] + stride[:, None] // 2).float(), reach
+        return FCOSOutputs(cls_logits, ltrb, quality, towers)
 
     # ---- training -------------------------------------------------------------------------------------------------
 
-    def losses(self, outputs: DetectorOutputs, targets: Targets) -> tuple[dict[str, Tensor], Locations, Tensor]:
+    def losses(self, outputs: FCOSOutputs, targets: Targets) -> tuple[dict[str, Tensor], Locations, Tensor]:
         """Class, box and quality loss.
 
         Returns:
@@ -204,7 +144,7 @@ class FCOS(nn.Module):
         ranges = torch.tensor(self.ranges, device=grid.points.device)[grid.level]
         num_images = outputs.cls_logits[0].shape[0]
         assigned = assign(grid.points, grid.stride, ranges, targets, num_images, self.center_radius)
-        cls_logits = _flatten(outputs.cls_logits).float()  # [N, L, C]
+        cls_logits = flatten(outputs.cls_logits).float()  # [N, L, C]
         image, cell = (assigned.instance >= 0).nonzero(as_tuple=True)
         positives, wanted = self._positives(outputs, grid, assigned, targets, image, cell)
 
@@ -214,8 +154,8 @@ class FCOS(nn.Module):
         count = normalizer(cls_logits.new_tensor(float(len(image))), 1)
         weight_sum = normalizer(positives.scores.sum(), 1e-6)
 
-        ltrb = _flatten(outputs.ltrb).float()[image, cell]
-        quality_logits = _flatten(outputs.quality_logits).float()[image, cell, 0]
+        ltrb = flatten(outputs.ltrb).float()[image, cell]
+        quality_logits = flatten(outputs.quality_logits).float()[image, cell, 0]
         box = giou_ltrb(ltrb, wanted)
         quality_target = positives.scores if self.box_quality == "ctrness" else _iou_ltrb(ltrb.detach(), wanted)
         quality = F.binary_cross_entropy_with_logits(quality_logits, quality_target, reduction="sum")
@@ -227,11 +167,11 @@ class FCOS(nn.Module):
         return losses, positives, weight_sum
 
     def _positives(
-        self, outputs: DetectorOutputs, grid: _Grid, assigned: Assignment, targets: Targets, image: Tensor, cell: Tensor
+        self, outputs: FCOSOutputs, grid: _Grid, assigned: Assignment, targets: Targets, image: Tensor, cell: Tensor
     ) -> tuple[Locations, Tensor]:
         instance = assigned.instance[image, cell]
         wanted = assigned.ltrb[image, cell]
-        ltrb = _flatten(outputs.ltrb).float().detach()[image, cell]
+        ltrb = flatten(outputs.ltrb).float().detach()[image, cell]
         boxes = grid.decode(cell, ltrb)
         places = Locations(
             grid.level[cell], image, grid.y[cell], grid.x[cell], boxes, targets.labels[instance],
@@ -251,24 +191,42 @@ class FCOS(nn.Module):
     # ---- inference ------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def select(self, outputs: DetectorOutputs) -> Locations:
+    def select(self, outputs: FCOSOutputs) -> Locations:
         """Threshold, keep the best of each level, suppress, keep the best of each image.
 
         Returns:
             The detections of all images, image by image, best first; the score is sqrt(class * quality).
         """
         grid = _Grid.of(outputs, self.strides)
-        cls_probs = _flatten(outputs.cls_logits).float().sigmoid()
-        joint = cls_probs * _flatten(outputs.quality_logits).float().sigmoid()
+        cls_probs = flatten(outputs.cls_logits).float().sigmoid()
+        joint = cls_probs * flatten(outputs.quality_logits).float().sigmoid()
         candidates = (joint if self.threshold_with_quality else cls_probs) > self.score_threshold
         image, cell, label = candidates.nonzero(as_tuple=True)
         level = image * len(self.strides) + grid.level[cell]  # of an image
         best = best_of_groups(joint[image, cell, label], level, self.pre_nms_topk)
         image, cell, label = image[best], cell[best], label[best]
-        boxes = grid.decode(cell, _flatten(outputs.ltrb).float()[image, cell])
+        boxes = grid.decode(cell, flatten(outputs.ltrb).float()[image, cell])
         scores = joint[image, cell, label].sqrt()
         found = Locations(grid.level[cell], image, grid.y[cell], grid.x[cell], boxes, label, scores)
         return found.take(torch.cat([self._suppress(found, n) for n in range(len(joint))]))
+
+    @torch.no_grad()
+    def select_in_graph(self, outputs: FCOSOutputs) -> Locations:
+        """As `select`, see `b2inst.models.fcos_graph`."""
+        return fcos_graph.select(self, outputs)
+
+    def threshold_for(self, score: float) -> float:
+        """The square: a score is the root of a probability, at most; the little less is for rounding."""
+        return 0.999999 * score**2
+
+    def candidate_scores(self, outputs: FCOSOutputs) -> Tensor:
+        """As in `Detector`: class times quality, at each location for each class."""
+        levels = zip(outputs.cls_logits, outputs.quality_logits, strict=True)
+        return torch.cat([(c[0].float().sigmoid() * q[0].float().sigmoid()).flatten() for c, q in levels])
+
+    def start_for_timing(self) -> None:
+        """As in `Detector`: boxes of 8 strides."""
+        nn.init.constant_(self.box_pred.bias, 4.0)
 
     def _suppress(self, found: Locations, image: int) -> Tensor:
         """Indices of what is left of an image, best first."""
@@ -289,7 +247,7 @@ class _Grid:
     sizes: list[int]
 
     @classmethod
-    def of(cls, outputs: DetectorOutputs, strides: list[int]) -> _Grid:
+    def of(cls, outputs: FCOSOutputs, strides: list[int]) -> _Grid:
         """The grid of the levels of `outputs`, with `strides` in pixels of the network input."""
         shapes = [tuple(t.shape[-2:]) for t in outputs.cls_logits]
         device = outputs.cls_logits[0].device
@@ -313,11 +271,6 @@ def _tower(channels: int, num_convs: int) -> nn.Sequential:
     for _ in range(num_convs):
         layers += [nn.Conv2d(channels, channels, 3, padding=1), nn.GroupNorm(32, channels), nn.ReLU()]
     return nn.Sequential(*layers)
-
-
-def _flatten(levels: list[Tensor]) -> Tensor:
-    """(N, L, C) from (N, C, h, w) of every level."""
-    return torch.cat([level.flatten(2) for level in levels], dim=2).transpose(1, 2)
 
 
 def _iou_ltrb(a: Tensor, b: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ class Preset:
 PRESETS = {
     "torchvision": Preset("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375), stride_in_1x1=False),
     "msra": Preset("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0), stride_in_1x1=True),
+    # The first one, rounded otherwise: for YOLACT's own weights to see what they were trained with.
+    "yolact": Preset("RGB", (123.68, 116.78, 103.94), (58.40, 57.12, 57.38), stride_in_1x1=False),
 }
 
 

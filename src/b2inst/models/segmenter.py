@@ -15,10 +15,13 @@ from b2inst.models.backbone import Backbone
 from b2inst.models.base import Bases, Model
 from b2inst.models.basis import BasisHead, SemanticHead
 from b2inst.models.boundary import InstanceRois, NoBoundary
-from b2inst.models.fcos import FCOS, DetectorOutputs, Locations
+from b2inst.models.detector_base import Detector, DetectorOutputs, Locations
 from b2inst.models.fpn import FPN
+from b2inst.models.fpn_yolact import YolactFPN
+from b2inst.models.protonet_yolact import YolactProtonet
 from b2inst.models.scoring import NoScoring
 from b2inst.models.scoring_base import MaskScoring, PredictedMasks
+from b2inst.models.semantic_yolact import YolactSemanticHead
 from b2inst.ops.ranks import best_of_groups
 from b2inst.ops.rois import crop_masks
 from b2inst.structures import Batch, Detections, ImageBatch, Targets
@@ -30,7 +33,7 @@ class Outputs:
 
     Attributes:
         features: P3, P4, ...: (N, F, h, w).
-        detector: per level, see `DetectorOutputs`.
+        detector: per level, see the detector.
         bases: (N, K + B, h, w) on the grid of the assembly's `basis_stride`; after the K mask bases the B channels of
             the boundary basis: 0, 1, or one per class.
     """
@@ -96,7 +99,6 @@ class Segmenter(Model):
     """
 
     loss_names = ("cls", "box", "quality", "mask", "semantic", "boundary", "score_iou", "score_boundary")
-    can_export = True
     has_bases = True
 
     def __init__(
@@ -105,14 +107,14 @@ class Segmenter(Model):
         num_classes: int,
         num_bases: int | None = None,
         backbone: Backbone,
-        fpn: Callable[..., FPN],
-        detector: Callable[..., FCOS],
-        basis: Callable[..., BasisHead],
+        fpn: Callable[..., FPN | YolactFPN],
+        detector: Callable[..., Detector],
+        basis: Callable[..., BasisHead | YolactProtonet],
         assembly: Assembly,
         boundary: NoBoundary,
         scoring: Callable[..., MaskScoring | NoScoring],
         losses: Mapping[str, Term],
-        semantic: Callable[..., SemanticHead | None],
+        semantic: Callable[..., SemanticHead | YolactSemanticHead | None],
         loss_weights: Mapping[str, float],
         clip_before_pool: bool = True,
     ) -> None:
@@ -136,7 +138,8 @@ class Segmenter(Model):
         self.num_bases = num_bases
         self.clip_before_pool = clip_before_pool
         if boundary.use_prediction:
-            assembly.init_boundary(self.detector.params.bias, num_bases, boundary.attention_bias)
+            for bias in self.detector.param_biases():
+                assembly.init_boundary(bias, num_bases, boundary.attention_bias)
 
     def forward(self, images: ImageBatch) -> Outputs:
         """Run everything that looks at the whole image."""
@@ -281,8 +284,16 @@ class Segmenter(Model):
         self.detector.detections_per_image = value
 
     def threshold_for(self, score: float) -> float:
-        """The square: a score is the root of a probability, at most; the little less is for rounding."""
-        return 0.999999 * score**2
+        """See `Model.threshold_for`; as the detector says."""
+        return self.detector.threshold_for(score)
+
+    def export_problem(self) -> str | None:
+        """See `Model.export_problem`; the detector may have no selection as a graph."""
+        detector = type(self.detector)
+        if detector.select_in_graph is not Detector.select_in_graph:
+            return None
+        return (f"its detector {detector.__name__} cannot be exported, for it has no selection as a graph "
+                "(select_in_graph); give a model with detector@model.detector=fcos or yolact")  # fmt: skip
 
     def bases(self, outputs: Outputs, index: int) -> Bases:
         """See `Model.bases`."""
@@ -360,12 +371,11 @@ class Segmenter(Model):
 
     def candidate_scores(self, outputs: Outputs, images: ImageBatch) -> Tensor:
         """See `Model.candidate_scores`."""
-        levels = zip(outputs.detector.cls_logits, outputs.detector.quality_logits, strict=True)
-        return torch.cat([(c[0].float().sigmoid() * q[0].float().sigmoid()).flatten() for c, q in levels])
+        return self.detector.candidate_scores(outputs.detector)
 
     def start_for_timing(self) -> None:
         """See `Model.start_for_timing`."""
-        nn.init.constant_(self.detector.box_pred.bias, 4.0)  # boxes of 8 strides
+        self.detector.start_for_timing()
         nn.init.normal_(self.basis.bases.weight, std=0.3)  # masks that are not empty
 
 
