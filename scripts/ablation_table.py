@@ -3,8 +3,8 @@
     python scripts/ablation_table.py [--runs outputs/study]
 
 All numbers come from the folders of the runs, where these are gone from docs/study.jsonl, which is brought up to date;
-those of others from scripts/published.yaml. The words are those of scripts/findings.md. What stands between the markers
-is replaced.
+times of a pass from docs/latency.json, those of others from scripts/published.yaml. The words are those of
+scripts/findings.md. What stands between the markers is replaced.
 """
 
 from __future__ import annotations
@@ -17,8 +17,10 @@ from ablation import records
 from ablation.figures import draw_crops, draw_curves
 from ablation.findings import fill
 from ablation.results import Study, load_study
+from ablation.runs import read_json
 from ablation.tables import (
     cost_table,
+    latency_line,
     main_table,
     product_table,
     published_table,
@@ -33,6 +35,7 @@ from b2inst.config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = Path("docs") / "study.jsonl"
+LATENCY = Path("docs") / "latency.json"
 BEGIN, END = "<!-- study: begin, written by scripts/ablation_table.py -->", "<!-- study: end -->"
 GROUPS = {"basis": "The boundary basis", "scoring": "Scores", "losses": "Losses"}
 PRODUCTS = {"family": "Systems", "reasons": "Resolution, target and input of the boundary basis"}
@@ -55,8 +58,9 @@ def section(study: Study, dataset: str, root: Path) -> str:
             tables = [main_table(study, dataset, group, kind) for kind in ("mask", "boundary", "box")]
             parts += [f"### {title}", *tables]
     for product in study.products:
-        if table := product_table(study, dataset, product):
-            parts += [f"### {PRODUCTS[product['name']]}", table]
+        latency = read_json(root / LATENCY).get(dataset)
+        if table := product_table(study, dataset, product, latency):
+            parts += [f"### {PRODUCTS[product['name']]}", table, latency_line(latency)]
     parts += ["### Cost", cost_table(study, dataset), "### Inside of the models"]
     parts += [line for line in (target_line(study, dataset),) if line]
     return "\n\n".join([*parts, reasons_table(study, dataset)])

@@ -53,8 +53,18 @@ def short_table(study: Study, dataset: str, groups: Sequence[str]) -> str:
     return markdown(head, rows)
 
 
-def product_table(study: Study, dataset: str, product: Mapping[str, Any]) -> str | None:
-    """AP, the boundary basis and the cost of every row with every column; None before a run of its own has ended."""
+def product_table(
+    study: Study, dataset: str, product: Mapping[str, Any], latency: Mapping[str, Any] | None = None
+) -> str | None:
+    """AP, the boundary basis and the cost of every row with every column; None before a run of its own has ended.
+
+    Args:
+        study: all runs.
+        dataset: which set.
+        product: see `Study.products`.
+        latency: what `time_systems.py` has written for this set.
+    """
+    milliseconds = (latency or {}).get("milliseconds", {})
     arms, cells = study.arms(dataset), {(row, column): arm for row, column, arm in product["cells"]}
     if not any(r.metrics and r.group == product["name"] for results in arms.values() for r in results):
         return None
@@ -72,10 +82,22 @@ def product_table(study: Study, dataset: str, product: Mapping[str, Any]) -> str
                 _seen(seen, list(values_by_seed(results, "boundary_f/ODS").values())),
                 _seen(seen, shares(results, "attention", "overall"), "%"), _seen(seen, dice(results)),
                 _number(cost.get("parameters"), 1e6, "M"), _number(cost.get("flops"), 1e9, ""),
+                _number(milliseconds.get(cells[row, column], [None])[0], 1, ""),
             ])  # fmt: skip
     head = ["", "with", "runs", "mask AP", "boundary AP", "box AP", "boundary F (ODS)", "attention",
-            "Dice of the basis", "parameters", "GFLOP"]  # fmt: skip
+            "Dice of the basis", "parameters", "GFLOP", "ms"]  # fmt: skip
     return markdown(head, rows)
+
+
+def latency_line(latency: Mapping[str, Any] | None) -> str:
+    """On what the milliseconds of a table of systems were measured."""
+    if not latency:
+        return "The times of a pass are missing; `python scripts/time_systems.py` measures them."
+    return (
+        f"ms: a detection of an image of {latency['height']} x {latency['width']} with random weights, pixels to RLEs, "
+        f"median of {latency['rounds']} rounds in turn; {latency['on']}, {latency['threads']} threads, "
+        f"torch {latency['torch']}."
+    )
 
 
 def cost_table(study: Study, dataset: str) -> str:
