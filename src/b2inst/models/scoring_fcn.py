@@ -33,7 +33,7 @@ class MaskFCN(MaskScoring):
         ValueError: unknown boxes, or a picture of which the convolutions leave nothing.
 
     Source: YOLACT++ (arXiv 1912.06218), fast mask re-scoring network; its sizes are the defaults. What is different is
-        listed in docs/design.md.
+        listed in docs/family.md.
     """
 
     def __init__(
