@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,43 @@ def test_a_module_outside_of_the_prefixes_is_not_even_imported(
     with pytest.raises(ConfigError, match=r"'far_away_part\.thing' is refused"):
         build(node, CHECKPOINT_TARGETS)
     assert "far_away_part" not in sys.modules
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A package of a user, with a loss of its own."""
+    (tmp_path / "mine_for_tests").mkdir()
+    (tmp_path / "mine_for_tests" / "__init__.py").touch()
+    text = "from b2inst.losses.bce import BinaryCrossEntropy\nimport os\n\nclass Mine(BinaryCrossEntropy):\n    pass\n"
+    (tmp_path / "mine_for_tests" / "part.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    importlib.invalidate_caches()
+    yield
+    for name in [name for name in sys.modules if name.startswith("mine_for_tests")]:
+        del sys.modules[name]
+
+
+def test_parts_of_a_package_that_the_user_names_are_built(package: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = {"_target_": "mine_for_tests.part.Mine", "weight": 3.0}
+    with pytest.raises(ConfigError, match="if you trust its package, name it in the environment variable B2INST_PARTS"):
+        build(node, CHECKPOINT_TARGETS)
+    monkeypatch.setenv("B2INST_PARTS", "other, mine_for_tests")
+    assert build(node, CHECKPOINT_TARGETS).weight_at(0) == 3.0
+    for target in (
+        "mine_for_tests.part.os.getcwd",
+        "mine_for_tests.part.os",
+        "mine_for_tests_too.part.Mine",
+        "os.getcwd",
+    ):
+        with pytest.raises(ConfigError, match="is refused"):
+            build({"_target_": target}, CHECKPOINT_TARGETS)
+
+
+@pytest.mark.parametrize("value", ["mine/part", "*", "mine..part", "."])
+def test_what_is_no_package_is_told(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("B2INST_PARTS", value)
+    with pytest.raises(ConfigError, match="B2INST_PARTS: .* is no name of a package"):
+        build({"_target_": "b2inst.losses.bce.BinaryCrossEntropy"}, CHECKPOINT_TARGETS)
 
 
 @pytest.mark.parametrize("target", ["torch.optim.lr_scheduler.partial", "torch.optim.swa_utils.deepcopy"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
@@ -16,6 +17,11 @@ CHECKPOINT_TARGETS = ("b2inst.models.", "b2inst.losses.", "b2inst.data.augment."
 CHECKPOINT_DATA_TARGETS = (
     *CHECKPOINT_TARGETS, "b2inst.data.datamodule.", "b2inst.data.boundary_target.", "b2inst.data.shapes.ensure",
 )  # fmt: skip
+
+
+# Packages whose parts this user trusts, as B2INST_PARTS=my_package,other. It is asked of the environment alone: no
+# configuration and no checkpoint can add to it.
+OWN_PARTS = "B2INST_PARTS"
 
 
 class ConfigError(ValueError):
@@ -34,6 +40,19 @@ def targets_of(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, An
             yield from targets_of(value, f"{path}[{i}]")
 
 
+def with_own_parts(allowed: tuple[str, ...]) -> tuple[str, ...]:
+    """Prefixes that may be built, and those of the packages in `B2INST_PARTS`.
+
+    Raises:
+        ConfigError: the variable holds something else than names of packages.
+    """
+    names = [name.strip() for name in os.environ.get(OWN_PARTS, "").split(",")]
+    for name in filter(None, names):
+        if not all(part.isidentifier() for part in name.split(".")):
+            raise ConfigError(f"{OWN_PARTS}: {name!r} is no name of a package; give names with commas in between")
+    return (*allowed, *(f"{name}." for name in names if name))
+
+
 def find(target: str, allowed: tuple[str, ...] = TRAINING_TARGETS) -> Any:
     """What a `_target_` names: something that is defined where it is looked for, and not merely imported there.
 
@@ -47,6 +66,7 @@ def find(target: str, allowed: tuple[str, ...] = TRAINING_TARGETS) -> Any:
         ImportError: there is no such module.
         AttributeError: the module does not define that.
     """
+    allowed = with_own_parts(allowed)
     module, _, name = target.rpartition(".")
     found = getattr(import_module(module), name)
     home = f"{getattr(found, '__module__', None) or module}.{getattr(found, '__qualname__', name)}"
@@ -68,17 +88,22 @@ def build(node: Mapping[str, Any], allowed: tuple[str, ...] = TRAINING_TARGETS, 
     """
     for path, part in targets_of(node):
         if not _is_allowed(part["_target_"], allowed):
-            raise ConfigError(
-                f"{path or 'config'}: _target_ {part['_target_']!r} is refused; allowed prefixes: {', '.join(allowed)}"
-            )
+            raise ConfigError(f"{path or 'config'}: _target_ {refusal(part['_target_'], allowed)}")
     for text in _texts(node):
         if "${" in text:
             raise ConfigError(f"config: {text!r} is refused; values have to be resolved")
     return instantiate(OmegaConf.create(dict(node)), _convert_="all", **kwargs)
 
 
+def refusal(target: Any, allowed: tuple[str, ...]) -> str:
+    """Why a target is not built, and what to do about it."""
+    prefixes = ", ".join(with_own_parts(allowed))
+    remedy = f"if you trust its package, name it in the environment variable {OWN_PARTS}"
+    return f"{target!r} is refused; allowed prefixes: {prefixes}; {remedy}"
+
+
 def _is_allowed(target: Any, allowed: tuple[str, ...]) -> bool:
-    if not isinstance(target, str) or not target.startswith(allowed):
+    if not isinstance(target, str) or not target.startswith(with_own_parts(allowed)):
         return False
     try:
         return callable(find(target, allowed))

@@ -17,7 +17,15 @@ from typing import Any
 import torch
 
 from b2inst.callbacks.evaluation import CocoEvaluation
-from b2inst.config import CHECKPOINT_TARGETS, TRAINING_TARGETS, ConfigError, find, targets_of
+from b2inst.config import (
+    CHECKPOINT_TARGETS,
+    TRAINING_TARGETS,
+    ConfigError,
+    find,
+    refusal,
+    targets_of,
+    with_own_parts,
+)
 from b2inst.data.datamodule import ROOT_VARIABLE, resolve_root
 from b2inst.data.shapes import Params, ensure
 from b2inst.distributed import started_from_outside
@@ -87,7 +95,7 @@ def _section(config: Any, path: str) -> Mapping[str, Any]:
 def _object(node: Any) -> Any:
     """What a node's `_target_` names, None where that cannot be had; `_targets` reports the reason."""
     name = _get(node, "_target_")
-    if not isinstance(name, str) or not name.startswith(TRAINING_TARGETS):
+    if not isinstance(name, str) or not name.startswith(with_own_parts(TRAINING_TARGETS)):
         return None
     try:
         return find(name)
@@ -159,8 +167,8 @@ def _targets(config: Mapping[str, Any]) -> Lines:
     for path, node in targets_of(config):
         name = node["_target_"]
         allowed = CHECKPOINT_TARGETS if path.split(".")[0] in IN_CHECKPOINT else TRAINING_TARGETS
-        if not isinstance(name, str) or not name.startswith(allowed):
-            yield f"{path}._target_: {name!r} is refused; allowed prefixes: {', '.join(allowed)}"
+        if not isinstance(name, str) or not name.startswith(with_own_parts(allowed)):
+            yield f"{path}._target_: {refusal(name, allowed)}"
         elif (target := _object(node)) is None:
             yield f"{path}._target_: {name!r} cannot be imported; {_nearest_object(name)}"
         elif not callable(target):
