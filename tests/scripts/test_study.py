@@ -83,6 +83,8 @@ def start(plan: Path, *arguments: str, popen: Any = subprocess.Popen, **how: obj
     root = HERE.parents[1]
     code = DRIVER.format(scripts=str(root / "scripts"), here=str(HERE), src=str(root / "src"), fake=str(FAKE))
     command = [sys.executable, "-c", code, f"--plan={plan}", f"--output={plan.parent / 'out'}", *arguments]
+    # A shell starts what it runs in the background deaf to Ctrl-C, these tests perhaps.
+    how.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     return popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **how)
 
 
