@@ -39,6 +39,13 @@ def test_kills_leave_no_trace_with_ema_and_workers(tmp_path: Path) -> None:
     assert runs.differences("whole", "killed") == []
 
 
+def test_a_validation_that_comes_again_is_logged_once(plain: Runs) -> None:
+    """Its scores are logged in front of the checkpoint that has them."""
+    chain(plain, "written", [("kill:write:2", KILLED)])
+    assert plain.log("written").read_text().count("step 4:") == 2, "the kill was not between the log and the checkpoint"
+    assert plain.differences("whole", "written") == []
+
+
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(plain: Runs) -> None:
     assert plain.run("damaged", "kill:step:7") == KILLED
     folder = plain.folder / "damaged" / "checkpoints"

@@ -55,7 +55,7 @@ def resolve_checkpoint(given: str | None, output: Path) -> str | None:
                       "to start from the beginning")  # fmt: skip
 
 
-def prepare_log(path: Path, step: int | None, last: bool) -> None:
+def prepare_log(path: Path, step: int | None, last: bool, validation: bool = False) -> None:
     """Keep the part of an earlier log that belongs to this run.
 
     Args:
@@ -63,8 +63,9 @@ def prepare_log(path: Path, step: int | None, last: bool) -> None:
         step: the first that this run logs, None for a new run.
         last: whether it goes on from the newest checkpoint of this folder; what comes after it in the log then comes
             again. If not, the log stays, under another name.
+        validation: whether it begins with the validation of the step before.
     """
     if step is None:
         put_aside(path)
     else:
-        go_on(path, step, keep=not last)
+        go_on(path, step, not last, validation)

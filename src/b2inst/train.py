@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import WeightAveraging
 from b2inst import distributed, runtime, viz_curves
 from b2inst.callbacks.evaluation import CocoEvaluation
 from b2inst.callbacks.last import LAST, LastCheckpoint
-from b2inst.callbacks.loop_state import steps_of
+from b2inst.callbacks.loop_state import steps_of, validation_first
 from b2inst.callbacks.resumed import Resumed
 from b2inst.checkpoint_io import AtomicCheckpointIO, damage, read_checkpoint
 from b2inst.config import ConfigError, build, plain
@@ -80,26 +80,27 @@ def train(config: dict[str, Any], multirun: bool = False) -> Scores:
         trainer: pl.Trainer = build(
             trainer_config, callbacks=[*callbacks.values(), *resumed], logger=loggers, plugins=[AtomicCheckpointIO()]
         )
-        step = None
+        step, validation = None, False
         if ckpt_path is not None:
             checkpoint = read_checkpoint(ckpt_path, mmap=True)
             check_resume(ckpt_path, checkpoint, config, module, training_data(data, trainer.world_size))
-            step = steps_of(checkpoint)
+            step, validation = steps_of(checkpoint), validation_first(checkpoint)
         if distributed.rank() == 0:
-            begin(output, config, step)
+            begin(output, config, step, validation)
         for logger in trainer.loggers:
             logger.log_hyperparams(config)
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         return finish(trainer, module, data, output)
 
 
-def begin(output: Path, config: dict[str, Any], step: int | None) -> None:
+def begin(output: Path, config: dict[str, Any], step: int | None, validation: bool = False) -> None:
     """Write what a run starts with.
 
     Args:
         output: folder of the run.
         config: resolved.
         step: the first that is logged, where the run goes on; None for a new one.
+        validation: whether it goes on with the validation of the step before.
 
     Raises:
         ConfigError: the folder cannot be written to.
@@ -108,7 +109,7 @@ def begin(output: Path, config: dict[str, Any], step: int | None) -> None:
         output.mkdir(parents=True, exist_ok=True)
         if (output / METRICS_FILE).is_file():  # of a run that was shorter: this one is not done yet
             (output / METRICS_FILE).unlink()
-        prepare_log(output / "metrics.csv", step, config["ckpt_path"] == "last")
+        prepare_log(output / "metrics.csv", step, config["ckpt_path"] == "last", validation)
         with whole_file(output / "config.yaml") as file:
             file.write(OmegaConf.to_yaml(OmegaConf.create(config)))
     except OSError as error:

@@ -66,6 +66,12 @@ def steps_of(checkpoint: dict[str, Any]) -> int:
     return checkpoint["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"] + 1
 
 
+def validation_first(checkpoint: dict[str, Any]) -> bool:
+    """Whether a validation comes before the next batch."""
+    total = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
+    return total["ready"] > total["processed"]
+
+
 def done_in_epoch(checkpoint: dict[str, Any]) -> int:
     """Batches of the epoch that a process has behind it, those that are left out when it goes on."""
     loader = checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"]

@@ -114,13 +114,14 @@ def _columns(path: Path) -> list[str]:
         return next(csv.reader(file), [])
 
 
-def go_on(path: Path, step: int, keep: bool) -> None:
+def go_on(path: Path, step: int, keep: bool, validation: bool = False) -> None:
     """Cut a table off where a checkpoint goes on.
 
     Args:
         path: of the table, which need not be there.
         step: lines from this one on are left out; they come again.
         keep: whether the whole table stays, as metrics.1.csv, ...
+        validation: whether that of the step before comes first; it may have ended and been logged, and not been saved.
     """
     if not path.is_file():
         return
@@ -129,7 +130,16 @@ def go_on(path: Path, step: int, keep: bool) -> None:
         del rows[-1:]
     if keep:
         put_aside(path)
-    write(path, columns, (row for row in rows if (row.get("step") or "").isdigit() and int(row["step"]) < step))
+    write(path, columns, (row for row in rows if _is_kept(row, step, validation)))
+
+
+def _is_kept(row: Row, step: int, validation: bool) -> bool:
+    """Whether a line does not come again; see `go_on`."""
+    if not (row.get("step") or "").isdigit():
+        return False
+    number = int(row["step"])
+    validated = any(value for name, value in row.items() if name.startswith("val/"))
+    return number < step and not (validation and validated and number == step - 1)
 
 
 def put_aside(path: Path) -> None:
