@@ -38,7 +38,6 @@ RECORDS = Path("docs") / "study.jsonl"
 LATENCY = Path("docs") / "latency.json"
 BEGIN, END = "<!-- study: begin, written by scripts/ablation_table.py -->", "<!-- study: end -->"
 GROUPS = {"basis": "The boundary basis", "scoring": "Scores", "losses": "Losses"}
-PRODUCTS = {"family": "Systems", "reasons": "Resolution, target and input of the boundary basis"}
 FINDINGS = Path(__file__).with_name("findings.md")
 README_SETS = ("shapes", "dsb2018")
 PICTURED = ("shapes",)  # images of the other sets may not be passed on with this repository
@@ -60,7 +59,7 @@ def section(study: Study, dataset: str, root: Path) -> str:
     for product in study.products:
         latency = read_json(root / LATENCY).get(dataset)
         if table := product_table(study, dataset, product, latency):
-            parts += [f"### {PRODUCTS[product['name']]}", table, latency_line(latency)]
+            parts += [f"### {product['title']}", table, latency_line(latency)]
     parts += ["### Cost", cost_table(study, dataset), "### Inside of the models"]
     parts += [line for line in (target_line(study, dataset),) if line]
     return "\n\n".join([*parts, reasons_table(study, dataset)])

@@ -16,7 +16,7 @@ KEYS = {
     "plan": {"output", "records", "seeds", "common", "inspect", "references", "datasets", "arms", "products"},
     "dataset": {"stage", "overrides", "steps", "seconds_per_step", "overhead", "size", "crop", "needs", "arms"},
     "arm": {"group", "label", "overrides", "cost"},
-    "product": {"stage", "seeds", "rows", "columns"},
+    "product": {"title", "stage", "seeds", "rows", "columns"},
     "row": {"label", "overrides", "cost", "columns", "cells"},
     "column": {"label", "overrides", "cost"},
     "inspect": {"images", "crops"},
@@ -52,12 +52,14 @@ class Product:
 
     Attributes:
         name: of the product, the group of its arms.
+        title: what its table is called.
         rows, columns: labels by name.
         cells: the name of the arm at (row, column); one that the plan has anyway is not trained twice.
         arms: those that are of this product alone.
     """
 
     name: str
+    title: str
     rows: Mapping[str, str]
     columns: Mapping[str, str]
     cells: Mapping[tuple[str, str], str]
@@ -170,7 +172,7 @@ class Plan:
         """What the tables have to know of runs that are missing, as plain values."""
         runs = [{"dataset": r.dataset.name, "arm": r.arm.name, "group": r.arm.group, "label": r.arm.label,
                  "seed": r.seed} for r in self.runs]  # fmt: skip
-        products = [{"name": p.name, "rows": dict(p.rows), "columns": dict(p.columns),
+        products = [{"name": p.name, "title": p.title, "rows": dict(p.rows), "columns": dict(p.columns),
                      "cells": [[*place, arm] for place, arm in p.cells.items()]} for p in self.products]  # fmt: skip
         return {"references": list(self.references), "runs": runs, "products": products}
 
@@ -242,7 +244,7 @@ def _product(name: str, part: Mapping[str, Any], arms: Mapping[str, Arm], path: 
                 cost = float(row["cost"] * columns[column]["cost"])
                 own.append(Arm(arm, name, label, tuple(given), cost, part["stage"], tuple(part["seeds"])))
     labels = [{key: value["label"] for key, value in part[side].items()} for side in ("rows", "columns")]
-    return Product(name, *labels, cells, tuple(own))
+    return Product(name, part["title"], *labels, cells, tuple(own))
 
 
 def _arm(name: str, part: Mapping[str, Any], path: Path) -> Arm:

@@ -164,7 +164,9 @@ class Inspector:
             blend = model.blend_at(outputs, places, boxes)
             self.attention.update(blend.attention, true_masks)
             self.contribution.update(blend.products, true_masks)
-        logits = model.masks_at(outputs, places, boxes)
+            logits = blend.logits
+        else:
+            logits = model.masks_at(outputs, places, boxes)
         hard = (logits >= 0).float()
         wanted = {"iou": iou_score(hard, true_masks), "boundary": dice_score(boundary(hard), boundary(true_masks))}
         for name, values in wanted.items():

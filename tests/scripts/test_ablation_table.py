@@ -182,8 +182,7 @@ def test_the_committed_text_asks_for_nothing_that_the_plan_does_not_have(tmp_pat
     assert "{{" not in text and "missing" in text and not any(c.isdigit() for c in text.replace("95 %", ""))
 
 
-def test_a_product_has_a_table_of_its_own(folder: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ablation_table, "PRODUCTS", {"systems": "The systems"})
+def test_a_product_has_a_table_of_its_own(folder: Path, root: Path) -> None:
     plan = json.loads((folder / "plan.json").read_text())
     cells = [
         ["known", "plain", "a"],
@@ -191,7 +190,7 @@ def test_a_product_has_a_table_of_its_own(folder: Path, root: Path, monkeypatch:
         ["new", "plain", "new_plain"],
         ["new", "more", "new_more"],
     ]
-    plan["products"] = [{"name": "systems", "rows": {"known": "Known", "new": "New"},
+    plan["products"] = [{"name": "systems", "title": "The systems", "rows": {"known": "Known", "new": "New"},
                          "columns": {"plain": "-", "more": "a basis"}, "cells": cells}]  # fmt: skip
     plan["runs"] += [{**about(name, 0), "group": "systems"} for name in ("new_plain", "new_more")]
     (folder / "plan.json").write_text(json.dumps(plan))

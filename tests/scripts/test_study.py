@@ -47,6 +47,7 @@ products: {}
 PRODUCT = """
 products:
   systems:
+    title: The systems
     stage: 3
     seeds: [1]
     columns:

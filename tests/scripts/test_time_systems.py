@@ -26,6 +26,7 @@ arms:
   unlisted: {group: basis, label: in no table, overrides: [experiment=ablation_d], cost: 2.0}
 products:
   systems:
+    title: The systems
     stage: 1
     seeds: [0]
     columns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from b2inst.models.assembly.base import Assembly
 from b2inst.models.assembly.blend import AttentionBlend
@@ -75,6 +75,11 @@ def _in_block(name: str) -> str:
     return name.replace(".downsample.0.", ".shortcut.").replace(".downsample.1.", ".shortcut.norm.")
 
 
+def renamed(own: str, rules: Sequence[tuple[str, Rename]]) -> str | None:
+    """What the first rule that fits makes of our name; None where none does."""
+    return next((rename(match) for pattern, rename in rules if (match := re.fullmatch(pattern, own))), None)
+
+
 def adelaidet_names(model: Segmenter) -> dict[str, str]:
     """AdelaiDet's name of each tensor of a segmenter that has one there; the map from theirs is its inverse.
 
@@ -101,7 +106,7 @@ def adelaidet_names(model: Segmenter) -> dict[str, str]:
     rules = (*_RULES, *_mask_rules(model))
     names, nameless = {}, []
     for own in model.state_dict():
-        found = next((rename(match) for pattern, rename in rules if (match := re.fullmatch(pattern, own))), None)
+        found = renamed(own, rules)
         if found is not None:
             names[own] = found
         elif not own.startswith((*OURS_ALONE, *OTHER_MASKS)):

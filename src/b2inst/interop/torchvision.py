@@ -147,7 +147,7 @@ def load_mask_rcnn(
     """Copy torchvision's Mask R-CNN; the model then finds what torchvision's does.
 
     Its class outputs have a row for each category id and one for the background; the rows of our classes are taken. The
-    published file was made without the epsilon of batch norm, which changes its outputs by less than 1e-4.
+    published file was made without the epsilon of batch norm, so that its outputs differ a little.
 
     Args:
         model: ResNet-50 with preset `torchvision`, P2 to P6 with `top=pool`, the sizes of `model=mask_rcnn`.

@@ -6,12 +6,13 @@ Nothing is skipped in silence, as in `b2inst.interop.adelaidet`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from b2inst.interop.adelaidet import NEW_ROW_STD, Report
+from b2inst.interop.names import Rename, renamed
 from b2inst.interop.torchvision import resnet_names
 from b2inst.models.backbone import ResNet
 from b2inst.models.fpn_yolact import YolactFPN
@@ -77,7 +78,7 @@ def yolact_names(model: Segmenter) -> dict[str, str]:
     if other := [name for name, kind in parts.items() if not isinstance(getattr(model, name), kind)]:
         raise ValueError(f"model.{', model.'.join(other)}: not YOLACT's; its weights are for experiment=yolact_r50")
     levels, convs = len(model.fpn.lateral) - 1, len(model.basis.tower)
-    rules: tuple[tuple[str, Callable[[re.Match[str]], str]], ...] = (
+    rules: tuple[tuple[str, Rename], ...] = (
         (r"fpn\.lateral\.(\d)\.(.+)", lambda m: f"fpn.lat_layers.{levels - int(m[1])}.{m[2]}"),
         (r"fpn\.outputs\.(\d)\.0\.(.+)", lambda m: f"fpn.pred_layers.{levels - int(m[1])}.{m[2]}"),
         (r"fpn\.top\.(\d)\.(.+)", lambda m: f"fpn.downsample_layers.{m[1]}.{m[2]}"),
@@ -96,7 +97,7 @@ def yolact_names(model: Segmenter) -> dict[str, str]:
     }
     nameless = []
     for own in (key for key in model.state_dict() if key not in names):
-        found = next((rename(match) for pattern, rename in rules if (match := re.fullmatch(pattern, own))), None)
+        found = renamed(own, rules)
         if found is not None:
             names[own] = found
         elif not own.startswith(OURS_ALONE):
