@@ -12,7 +12,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from scipy import stats
 
-from ablation.runs import INSPECTION, METRICS, RECORD, read_json, seconds, state
+from ablation.runs import INSPECTION, METRICS, RECORD, processor_seconds, read_json, state
 from b2inst.config import ConfigError
 
 CONFIDENCE = 0.95
@@ -43,9 +43,9 @@ class Result:
     config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def seconds(self) -> float:
-        """Wall time of the training."""
-        return seconds(self.folder)
+    def seconds(self) -> float | None:
+        """Work of all processors in the training; None if that is not known."""
+        return processor_seconds(self.folder)
 
     @property
     def budget(self) -> str:

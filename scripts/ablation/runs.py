@@ -10,6 +10,7 @@ import ctypes
 import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -53,6 +54,13 @@ def seconds(folder: Path) -> float:
     return sum(attempt["seconds"] for attempt in read_json(folder / RECORD).get("attempts", []))
 
 
+def processor_seconds(folder: Path) -> float | None:
+    """Work of all processors in the training, all attempts together; None where that of an attempt is not known."""
+    attempts = read_json(folder / RECORD).get("attempts", [])
+    known = [attempt["processor_seconds"] for attempt in attempts if attempt.get("processor_seconds") is not None]
+    return sum(known) if known and len(known) == len(attempts) else None
+
+
 def inspection_seconds(folder: Path) -> float:
     """How long the inspection took; 0 before it."""
     return read_json(folder / RECORD).get("inspection_seconds", 0.0)
@@ -90,7 +98,7 @@ def train(run: Run, held: IO[bytes]) -> int:
     record = settled(run)
     attempt: dict[str, Any] = {"started": time.strftime("%Y-%m-%dT%H:%M:%S"), "seconds": 0.0, "exit": None}
     record["attempts"].append(attempt)
-    start = time.monotonic()
+    start, work = time.monotonic(), _work_of_children()
 
     def note() -> None:
         attempt["seconds"] = round(time.monotonic() - start, 1)
@@ -101,6 +109,7 @@ def train(run: Run, held: IO[bytes]) -> int:
     command = ["-m", "b2inst.train", *run.overrides, f"seed={run.seed}", f"name={name}",
                f"output={quoted(run.folder)}", "ckpt_path=last"]  # fmt: skip
     attempt["exit"] = execute(command, run.folder, held, note)
+    attempt["processor_seconds"] = round(_work_of_children() - work, 1)
     note()
     return attempt["exit"]
 
@@ -140,6 +149,12 @@ def execute(arguments: list[str], folder: Path, held: IO[bytes], note: Callable[
             process.wait()
             raise
         raise
+
+
+def _work_of_children() -> float:
+    """Seconds of processors of all child processes that have ended, and of theirs."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _wait(process: subprocess.Popen[bytes], note: Callable[[], None]) -> int:

@@ -101,12 +101,12 @@ def latency_line(latency: Mapping[str, Any] | None) -> str:
 
 
 def cost_table(study: Study, dataset: str) -> str:
-    """Wall time, parameters and operations of each arm, and the group of its runs in W&B."""
+    """Processor time, parameters and operations of each arm, and the group of its runs in W&B."""
     rows = []
     for name, results in study.arms(dataset).items():
         if results[0].group in groups_of_products(study):
             continue
-        times = [r.seconds / 60 for r in results if r.metrics]
+        times = [r.seconds / 60 for r in results if r.metrics and r.seconds is not None]
         cost = next((r.cost for r in results if r.cost), {})
         rows.append([
             f"`{name}`", spread(times), _number(cost.get("parameters"), 1e6, "M"), _number(cost.get("flops"), 1e9, ""),
@@ -114,7 +114,7 @@ def cost_table(study: Study, dataset: str) -> str:
         ])  # fmt: skip
     size = next((f"{r.cost['of']['height']} x {r.cost['of']['width']}" for r in study.results
                  if r.dataset == dataset and r.cost), "one")  # fmt: skip
-    head = ["arm", "minutes", "parameters", f"GFLOP of a {size} image", "W&B group", "logged there"]
+    head = ["arm", "processor minutes", "parameters", f"GFLOP of a {size} image", "W&B group", "logged there"]
     return markdown(head, rows)
 
 

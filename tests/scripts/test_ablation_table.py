@@ -37,7 +37,8 @@ def finished(folder: Path, arm: str, seed: int, ap: float, steps: int = 100, log
     (run / "metrics.json").write_text(json.dumps({**metrics, "mask/APl": None}))
     (run / "config.yaml").write_text(CONFIG.format(arm=arm, steps=steps, logger=logger))
     (run / "metrics.csv").write_text(f"step,mask/AP,boundary/AP\n49,{ap / 2},{ap / 3}\n50,,\n99,{ap},{ap - 0.1}\n")
-    attempts = [{"started": "", "seconds": 60.0, "exit": -15}, {"started": "", "seconds": 30.0 * (seed + 1), "exit": 0}]
+    attempts = [{"started": "", "seconds": 9.0, "exit": -15, "processor_seconds": 60.0},
+                {"started": "", "seconds": 9.0, "exit": 0, "processor_seconds": 30.0 * (seed + 1)}]  # fmt: skip
     (run / "study.json").write_text(json.dumps({**about(arm, seed), "overrides": [], "attempts": attempts}))
     of = {"model": {}, "height": 64, "width": 32}
     (run / "cost.json").write_text(json.dumps({"parameters": 14_240_000, "flops": 5_060_000_000, "of": of}))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -139,6 +140,33 @@ def test_all_arms_come_with_the_first_seed_and_a_failure_stops_nothing(plan: Pat
     assert [attempt["exit"] for attempt in record["attempts"]] == [1, 0]
     assert (folder / "calls").read_text() == "last\nlast\n"
     assert begun(finished(start(plan))[1]) == []
+
+
+def test_the_processor_time_of_a_run_is_its_own_work_in_all_attempts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    about = {"dataset": SimpleNamespace(name="d"), "arm": SimpleNamespace(name="a", group="g", label="l"),
+             "overrides": [], "seed": 0}  # fmt: skip
+    first, second = (SimpleNamespace(folder=tmp_path / name, **about) for name in ("first", "second"))
+    execute = runs.execute
+
+    def train(run: Any, work: float) -> None:
+        run.folder.mkdir(exist_ok=True)
+        busy = ["-c", f"import time\nwhile time.process_time() < {work}: pass"]
+        monkeypatch.setattr(runs, "execute", lambda _, *rest: execute(busy, *rest))
+        with runs.lock(run.folder, 0) as held:
+            assert runs.train(run, held) == 0
+
+    train(first, 0.8)
+    assert 0.8 <= runs.processor_seconds(first.folder) < 1.2
+    train(second, 0.2)  # without what the other did
+    assert 0.2 <= runs.processor_seconds(second.folder) < 0.6
+    train(second, 0.6)
+    assert 0.8 <= runs.processor_seconds(second.folder) < 1.5
+    record = json.loads((second.folder / runs.RECORD).read_text())
+    del record["attempts"][0]["processor_seconds"]  # as a study leaves it that is killed
+    write_json(record, second.folder / runs.RECORD)
+    assert runs.processor_seconds(second.folder) is None
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
