@@ -123,6 +123,7 @@ def test_what_a_recipe_says_of_other_models_does_not_reach_a_two_stage_one(
         ((TWO_STAGE[0], "model.anchor_sizes=[8,16]"), "model.anchor_sizes: 2 sizes for 5 levels"),
         ((TWO_STAGE[0], "loss@model.losses=[bce]"), "model.losses: bce of the boundary, which .* does not learn"),
         ((TWO_STAGE[1], "loss@model.losses=[]"), "model.losses: none of the boundary, which model.mask_head learns"),
+        ((TWO_STAGE[0], "~mask_head@model.mask_head"), "model.mask_head: "),
         ((TWO_STAGE[0], "+model.loss_weights.semantic=1"), "model.loss_weights.semantic: unknown key"),
         ((TWO_STAGE[0], "+model.basis.channels=64"), "model.basis: has no _target_"),
         (("model.fpn.lowest=2",), "model.fpn.lowest: 2, but bases are made of P3"),

@@ -48,7 +48,8 @@ FIXED_KEYS = {
 # Sections of named parts, and whether null switches a part off.
 NAMED_PARTS = {"callbacks": True, "logger": True, "augment.train": True, "augment.val": True, "model.losses": False}
 NODES = ("model", "data", "optim", "schedule", "trainer", "model.backbone", "model.fpn", "model.detector",
-         "model.basis", "model.assembly", "model.boundary", "model.scoring", "model.semantic")  # fmt: skip
+         "model.basis", "model.assembly", "model.boundary", "model.scoring", "model.semantic",
+         "model.mask_head")  # fmt: skip
 IN_CHECKPOINT = ("model", "optim", "schedule")  # built again from a checkpoint, so with its narrower prefixes
 HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 FORWARDS_TO = {ensure: Params}  # functions whose **kwargs are the arguments of something else
@@ -311,8 +312,8 @@ def _boundary(config: Mapping[str, Any]) -> Lines:
     head = _get(config, "model.mask_head")
     if (learns := getattr(_object(head), "learns_boundary", None)) is not None and learns != bool(terms):
         yield (f"model.losses: {', '.join(terms) or 'none'} of the boundary, which model.mask_head "
-               f"{'learns' if learns else 'does not learn'}; choose 'loss@model.losses=[bce,dice]' with model=bmask, "
-               "and [] with model=mask_rcnn")  # fmt: skip
+               f"{'learns' if learns else 'does not learn'}; choose 'loss@model.losses=[bce,dice]' with "
+               "mask_head@model.mask_head=bmask, and [] with mask_rcnn")  # fmt: skip
     if _supervised(variant) and not terms:
         yield ("model.losses: no term supervises the boundary basis; add one, as in 'loss@model.losses=[bce,dice]', or "
                "choose boundary@model.boundary=unsupervised")  # fmt: skip

@@ -48,6 +48,37 @@ def test_all_at_once_is_one_by_one(num_bases, count):
         torch.testing.assert_close(masks[i], in_box(enlarged[i], box, 8, 4), atol=1e-4, rtol=1e-4)
 
 
+def test_learns_from_the_whole_image():
+    """The masks of `forward`, and Dice on the grid of the mask logits against every fourth pixel of the truth."""
+    bases, boxes, image = maps_and_boxes(8)
+    wanted = instances(numbers(4, 169), boxes, image, torch.tensor([2, 0, 1, 0]))
+    height, width = 8 * bases.shape[2], 8 * bases.shape[3]
+    truth = numbers(len(boxes), height, width, seed=3) > 0.5
+    assembly = DynamicConvolutions(mask_size=8)
+    nothing = torch.full((4, 8, 8), torch.nan)  # what is true in the boxes has no part in it
+    masks, loss = assembly.learn(bases, wanted, nothing, truth, numbers(4), torch.tensor(1.0))
+    torch.testing.assert_close(masks, assembly(bases, wanted))
+    enlarged = aligned_bilinear(one_by_one(bases, wanted)[:, None], 2)[:, 0]
+    values = []
+    for logits, roi in zip(enlarged, wanted.roi, strict=True):
+        p, g = logits.sigmoid(), truth[roi][2::4, 2::4].float()
+        values.append(1 - 2 * (p * g).sum() / (p.square().sum() + g.square().sum() + 1e-5))
+    torch.testing.assert_close(loss, torch.stack(values).mean(), atol=1e-4, rtol=1e-4)
+
+
+def test_a_mask_of_the_whole_box_is_not_right_outside_of_it():
+    """Whatever is outside of the boxes is learned too, though nobody sees it."""
+    bases, boxes, image = maps_and_boxes(8)
+    params = torch.zeros(1, 169)
+    params[:, -1] = 9.0  # everything, everywhere
+    wanted = instances(params.requires_grad_(), boxes[:1], image[:1])
+    x0, y0, x1, y1 = boxes[0].round().int().tolist()
+    truth = torch.zeros(1, 8 * bases.shape[2], 8 * bases.shape[3], dtype=torch.bool)
+    truth[:, max(y0, 0) : y1, max(x0, 0) : x1] = True
+    _, loss = DynamicConvolutions().learn(bases, wanted, torch.ones(1, 56, 56), truth, torch.ones(1), torch.tensor(1.0))
+    assert loss > 0.3
+
+
 def test_locations_are_seen_relative_to_the_instance():
     """With weights that let one coordinate through, the logits are the distance in units of the level."""
     bases, boxes, image = maps_and_boxes(8)
@@ -66,7 +97,10 @@ def test_nothing_wanted():
     params = torch.zeros(0, 169, requires_grad=True)
     assembly = DynamicConvolutions(mask_size=8)
     masks = assembly(bases, instances(params, boxes, image, torch.zeros(0, dtype=torch.int64)))
-    loss = assembly.loss(masks, torch.zeros(0, 8, 8), torch.zeros(0), torch.tensor(1e-6))
+    assert masks.shape == (0, 8, 8)
+    truth = torch.zeros(len(boxes), 8 * bases.shape[2], 8 * bases.shape[3], dtype=torch.bool)
+    wanted = instances(params, boxes, image, torch.zeros(0, dtype=torch.int64))
+    masks, loss = assembly.learn(bases, wanted, masks, truth, torch.zeros(0), torch.tensor(1e-6))
     assert masks.shape == (0, 8, 8) and loss.item() == 0
     loss.backward()
     assert bases.grad is not None and params.grad is not None

@@ -10,7 +10,7 @@ import yaml
 from torch import nn
 
 from b2inst.models.scoring import ScoringHead
-from b2inst.models.segmenter import _crops_of_predicted_boxes
+from b2inst.models.scoring_learn import crops_of_predicted_boxes
 from b2inst.paths import config_dir
 from models import build
 from models.wanted import bilinear, convolution
@@ -103,7 +103,7 @@ def test_target_with_the_area_outside_of_the_box_by_hand() -> None:
     masks[0, 8:40, 8:40] = True
     targets = replace(build.targets([[(8, 8, 40, 40)]], 64, 64), masks=masks)
     box = torch.tensor([[8.0, 4.0, 24.0, 44.0]])  # 4 rows above the object and 4 below
-    crops, outside = _crops_of_predicted_boxes(targets, torch.tensor([0]), box, 40)
+    crops, outside = crops_of_predicted_boxes(targets, torch.tensor([0]), box, 40)
     assert crops.sum() == 32 * 40 and outside.tolist() == [32 * 40]  # cells are 1 px high and 0.4 px wide
     found = torch.full((1, 40, 40), -2.0)
     found[:, 2:20] = 0.1  # rows 2 and 3 lie above the object, and 4 to 19 are its upper half

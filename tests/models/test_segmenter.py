@@ -7,8 +7,8 @@ from b2inst.losses.bce import BinaryCrossEntropy
 from b2inst.losses.dice import Dice
 from b2inst.losses.edge_agreement import EdgeAgreement
 from b2inst.models.boundary import GlobalBoundary, InstanceBoundary, NoBoundary, UnsupervisedBoundary
-from b2inst.models.segmenter import _clip, _crops_of_predicted_boxes
-from b2inst.ops.rois import crop_masks
+from b2inst.models.scoring_learn import crops_of_predicted_boxes
+from b2inst.ops.rois import clip_boxes, crop_masks
 from b2inst.structures import Batch
 from models import build
 
@@ -158,7 +158,7 @@ def test_area_outside_of_a_predicted_box():
     targets.masks[0] = False
     targets.masks[0, 16:48, 16:48] = True
     boxes = torch.tensor([[16.0, 16.0, 32.0, 48.0], [8.0, 8.0, 56.0, 56.0]])
-    crops, outside = _crops_of_predicted_boxes(targets, torch.tensor([0, 0]), boxes, 8)
+    crops, outside = crops_of_predicted_boxes(targets, torch.tensor([0, 0]), boxes, 8)
     assert crops.flatten(1).sum(1).tolist() == [64, 32]  # half of the object, and all of it
     assert outside.tolist() == pytest.approx([64, 0])
 
@@ -228,5 +228,5 @@ def test_nothing_found():
 
 def test_clip():
     boxes = torch.tensor([[-5.0, -5.0, 120.0, 120.0], [70.0, 10.0, 80.0, 20.0]])
-    clipped = _clip(boxes, torch.tensor([[50, 90], [64, 33]]))
+    clipped = clip_boxes(boxes, torch.tensor([[50, 90], [64, 33]]))
     assert clipped.tolist() == [[0, 0, 90, 50], [33, 10, 33, 20]]

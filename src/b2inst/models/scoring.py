@@ -36,10 +36,11 @@ def dice_score(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
     return (2 * both + eps) / (a.square().flatten(1).sum(1) + b.square().flatten(1).sum(1) + eps)
 
 
-class NoScoring(nn.Module):
+class NoScoring(MaskScoring):
     """The class score is the mask score."""
 
-    qualities: tuple[str, ...] = ()
+    def __init__(self) -> None:
+        super().__init__(())
 
     def combine(self, class_scores: Tensor, qualities: dict[str, Tensor]) -> Tensor:
         """Mask scores (P,) from class scores and nothing else."""

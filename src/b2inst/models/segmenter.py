@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,18 +14,13 @@ from b2inst.models.assembly.base import Assembly, Instances
 from b2inst.models.assembly.blend import Blend
 from b2inst.models.backbone import Backbone
 from b2inst.models.base import Bases, Model
-from b2inst.models.basis import BasisHead, SemanticHead
 from b2inst.models.boundary import InstanceRois, NoBoundary
 from b2inst.models.detector_base import Detector, DetectorOutputs, Locations
-from b2inst.models.fpn import FPN
-from b2inst.models.fpn_yolact import YolactFPN
-from b2inst.models.protonet_yolact import YolactProtonet
-from b2inst.models.scoring import NoScoring
+from b2inst.models.parts import AuxiliaryHead, BasisNet, Pyramid
 from b2inst.models.scoring_base import MaskScoring, PredictedMasks
-from b2inst.models.semantic_yolact import YolactSemanticHead
-from b2inst.ops.ranks import best_of_groups
-from b2inst.ops.rois import crop_masks
-from b2inst.structures import Batch, Detections, ImageBatch, Targets
+from b2inst.models.scoring_learn import score_losses
+from b2inst.ops.rois import clip_boxes, crop_masks
+from b2inst.structures import Batch, Detections, ImageBatch
 
 
 @dataclass(frozen=True)
@@ -107,14 +103,14 @@ class Segmenter(Model):
         num_classes: int,
         num_bases: int | None = None,
         backbone: Backbone,
-        fpn: Callable[..., FPN | YolactFPN],
+        fpn: Callable[..., Pyramid],
         detector: Callable[..., Detector],
-        basis: Callable[..., BasisHead | YolactProtonet],
+        basis: Callable[..., BasisNet],
         assembly: Assembly,
         boundary: NoBoundary,
-        scoring: Callable[..., MaskScoring | NoScoring],
+        scoring: Callable[..., MaskScoring],
         losses: Mapping[str, Term],
-        semantic: Callable[..., SemanticHead | YolactSemanticHead | None],
+        semantic: Callable[..., AuxiliaryHead | None],
         loss_weights: Mapping[str, float],
         clip_before_pool: bool = True,
     ) -> None:
@@ -166,9 +162,9 @@ class Segmenter(Model):
         true_masks = targets.roi_masks  # [I, R, R]
         if true_masks is None:
             true_masks = crop_masks(targets.masks, targets.boxes, self.assembly.mask_size)
-        masks = self._assemble(outputs, positives, targets.boxes, targets.image_index, positives.instance)
+        asked = self._to_assemble(outputs, positives, targets.boxes, targets.image_index, positives.instance)
         wanted = true_masks[positives.instance]
-        losses["mask"] = self.assembly.loss(masks, wanted, positives.scores, normalizer)
+        masks, losses["mask"] = self.assembly.learn(*asked, wanted, targets.masks, positives.scores, normalizer)
         for name, term in self._terms("mask").items():
             values = term(masks, wanted, torch.ones_like(wanted), reduction="none")
             losses[name] = (values * positives.scores).sum() / normalizer
@@ -181,7 +177,9 @@ class Segmenter(Model):
             losses["semantic"] = self.semantic.loss(outputs.features, batch.images, targets)
         stats = {"positives": torch.tensor(float(len(positives)))}
         if self.scoring.qualities:
-            scores, score_stats = self._score_losses(outputs, batch, positives, masks, true_masks)
+            scores, score_stats = score_losses(
+                self.scoring, outputs.features, batch, positives, masks, true_masks, partial(self.masks_at, outputs)
+            )
             losses.update(scores)
             stats.update(score_stats)
         return losses, stats
@@ -198,11 +196,6 @@ class Segmenter(Model):
     def _terms(self, supervises: str) -> dict[str, Term]:
         return {name: term for name, term in self.terms.items() if term.supervises == supervises}
 
-    def _assemble(
-        self, outputs: Outputs, places: Locations, boxes: Tensor, image_index: Tensor, roi: Tensor | None = None
-    ) -> Tensor:
-        return self.assembly(*self._to_assemble(outputs, places, boxes, image_index, roi))
-
     def _to_assemble(
         self, outputs: Outputs, places: Locations, boxes: Tensor, image_index: Tensor, roi: Tensor | None = None
     ) -> tuple[Tensor, Instances]:
@@ -210,38 +203,6 @@ class Segmenter(Model):
         points, reach = self.detector.origins(places)
         bases = self.boundary.blended(*self.split(outputs.bases))
         return bases, Instances(boxes, image_index, params, points, reach, roi)
-
-    def _score_losses(
-        self, outputs: Outputs, batch: Batch, positives: Locations, masks: Tensor, true_masks: Tensor
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        targets, sizes = batch.targets, batch.images.sizes
-        shares = _shares_of_images(true_masks, targets.boxes, sizes[targets.image_index])
-        large = self.scoring.learned(shares)[positives.instance].nonzero(as_tuple=True)[0]
-        # A validation draws the same each time, and no number of the training: a resumed run may pass it again.
-        fixed = None if self.training else torch.Generator(masks.device).manual_seed(0)
-        drawn = torch.rand(len(large), device=masks.device, generator=fixed)
-        kept = large[best_of_groups(drawn, positives.image[large], self.scoring.max_positives)]
-        positives, masks = positives.take(kept), masks[kept]
-        if self.scoring.boxes == "pred_box":
-            boxes = _clip(positives.boxes, sizes[positives.image])
-            masks = self._assemble(outputs, positives, boxes, positives.image)
-            wanted, outside = _crops_of_predicted_boxes(targets, positives.instance, boxes, masks.shape[-1])
-        else:
-            boxes = targets.boxes[positives.instance]
-            wanted, outside = true_masks[positives.instance], None
-        if self.scoring.detach_masks:
-            masks = masks.detach()
-        scored = PredictedMasks(masks, boxes, positives.image, positives.labels, sizes)
-        predicted = self.scoring(outputs.features, scored)
-        wanted_scores = self.scoring.targets(masks, wanted, outside)
-        losses = {f"score_{k}": v for k, v in self.scoring.losses(predicted, wanted_scores).items()}
-        stats = {}
-        for name, value in wanted_scores.items():
-            if len(value):
-                stats[f"score_{name}_target"] = value.mean()
-                stats[f"score_{name}_target_below_0.2"] = (value < 0.2).float().mean()
-                stats[f"score_{name}_error"] = (predicted[name].detach() - value).abs().mean()
-        return losses, stats
 
     # ---- inference ------------------------------------------------------------------------------------------------
 
@@ -330,7 +291,7 @@ class Segmenter(Model):
 
     def masks_at(self, outputs: Outputs, places: Locations, boxes: Tensor) -> Tensor:
         """(P, R, R) mask logits of P places in boxes (P, 4)."""
-        return self._assemble(outputs, places, boxes, places.image)
+        return self.assembly(*self._to_assemble(outputs, places, boxes, places.image))
 
     @torch.no_grad()
     def find(self, outputs: Outputs, images: ImageBatch) -> Found:
@@ -348,12 +309,12 @@ class Segmenter(Model):
             The P places that are left, those with a box inside of their image; its part in the image (P, 4), mask
             logits (P, R, R) and mask scores (P,).
         """
-        boxes = _clip(places.boxes, images.sizes[places.image])
+        boxes = clip_boxes(places.boxes, images.sizes[places.image])
         inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)  # places in the padding may find boxes there
         places, boxes = places.take(inside), boxes[inside]
         if self.clip_before_pool:
             places = replace(places, boxes=boxes)
-        masks = self._assemble(outputs, places, places.boxes, places.image)
+        masks = self.masks_at(outputs, places, places.boxes)
         qualities: dict[str, Tensor] = {}
         if self.scoring.qualities:
             scored = PredictedMasks(masks, places.boxes, places.image, places.labels, images.sizes)
@@ -383,23 +344,3 @@ def _best_first(image: Tensor, scores: Tensor, count: int) -> list[Tensor]:
     """Of each image the indices of its places, in the order of their scores."""
     places = [(image == n).nonzero(as_tuple=True)[0] for n in range(count)]
     return [index[scores[index].argsort(descending=True, stable=True)] for index in places]
-
-
-def _clip(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """(P, 4) boxes cut at their images, whose (height, width) are (P, 2)."""
-    limit = sizes.flip(1).repeat(1, 2).to(boxes.dtype)
-    return boxes.clamp(min=0).minimum(limit)
-
-
-def _shares_of_images(masks: Tensor, boxes: Tensor, sizes: Tensor) -> Tensor:
-    """(I,) area of masks (I, R, R) in the frames of boxes, as shares of images of (height, width) (I, 2)."""
-    return masks.flatten(1).mean(1) * (boxes[:, 2:] - boxes[:, :2]).prod(dim=1) / sizes.prod(dim=1)
-
-
-def _crops_of_predicted_boxes(targets: Targets, instance: Tensor, boxes: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """True masks (P, R, R) in the frames of other boxes, and their area (P,) outside of these, in cells."""
-    masks = targets.masks[instance]
-    crops = crop_masks(masks, boxes, size)
-    cell = ((boxes[:, 2:] - boxes[:, :2]).clamp(min=1) / size).prod(dim=1)  # pixels per cell
-    outside = masks.flatten(1).sum(1) / cell - crops.flatten(1).sum(1)
-    return crops, outside.clamp(min=0)

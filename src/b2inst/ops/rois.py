@@ -12,6 +12,12 @@ def with_image_index(boxes: Tensor, image_index: Tensor) -> Tensor:
     return torch.cat([image_index[:, None].to(boxes.dtype), boxes], dim=1)
 
 
+def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
+    """(P, 4) boxes cut at their images, whose (height, width) are (P, 2)."""
+    limit = sizes.flip(1).repeat(1, 2).to(boxes.dtype)
+    return boxes.clamp(min=0).minimum(limit)
+
+
 def crop_masks(masks: Tensor, boxes: Tensor, size: int, threshold: float = 0.5, chunk: int = 16) -> Tensor:
     """Crop one mask per box and scale it to a square.
 

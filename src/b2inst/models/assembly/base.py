@@ -44,7 +44,8 @@ class Assembly(nn.Module):
 
     An assembly says how many bases it usually has (`usual_bases`), at which stride (`basis_stride`) and how many
     parameters it wants per location (`num_params`), and gives mask logits in the frame of the boxes (`forward`);
-    everything behind it, from scoring to the export, sees these alone. `loss` may be another.
+    everything behind it, from scoring to the export, sees these alone. `loss` may be another, and `learn` where it is
+    about more than the inside of the boxes.
 
     Args:
         mask_size: side R of a mask.
@@ -117,6 +118,25 @@ class Assembly(nn.Module):
         rois = with_image_index(boxes.to(maps.dtype), image_index)
         scale = 1 / (self.basis_stride if stride is None else stride)
         return roi_align(maps, rois, self.mask_size, scale, self.sampling_ratio, aligned=True)
+
+    def learn(
+        self, bases: Tensor, instances: Instances, target: Tensor, truth: Tensor, weight: Tensor, normalizer: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Masks of positives, and their loss.
+
+        Args:
+            bases: as in `forward`.
+            instances: P positives in the true boxes of I instances.
+            target: (P, R, R), the true masks in the frames of the boxes.
+            truth: (I, H, W) bool, the true masks in the network input.
+            weight: (P,) centerness target.
+            normalizer: see `loss`.
+
+        Returns:
+            (P, R, R) logits, as `forward` has them, and an unweighted scalar.
+        """
+        logits = self(bases, instances)
+        return logits, self.loss(logits, target, weight, normalizer)
 
     def loss(self, logits: Tensor, target: Tensor, weight: Tensor, normalizer: Tensor) -> Tensor:
         """Binary cross-entropy, mean over the pixels of a mask, weighted per positive.

@@ -88,11 +88,31 @@ class DynamicConvolutions(Assembly):
 
     def forward(self, bases: Tensor, instances: Instances) -> Tensor:
         """(P, R, R) mask logits in the frame of the boxes, see `Assembly.forward`."""
-        logits = aligned_bilinear(self.image_logits(bases, instances)[:, None], self.upsampling)
-        own = torch.arange(logits.shape[0], device=logits.device)  # each mask is cut out of a map of its own
-        boxes = instances.per_mask(instances.boxes)
-        return self.pool(logits, boxes, own, self.basis_stride // self.upsampling)[:, 0]
+        return self._cut(self._enlarged(bases, instances), instances)
+
+    def learn(
+        self, bases: Tensor, instances: Instances, target: Tensor, truth: Tensor, weight: Tensor, normalizer: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """See `Assembly.learn`; the loss is that of the whole image.
+
+        In its box a mask that covers all is right for the most part, and Dice hardly lets it go from there.
+        """
+        logits = self._enlarged(bases, instances)
+        stride = self.basis_stride // self.upsampling
+        centers = truth[:, stride // 2 :: stride, stride // 2 :: stride]
+        loss = self.loss(logits[:, 0], instances.per_mask(centers).float(), weight, normalizer)
+        return self._cut(logits, instances), loss
 
     def loss(self, logits: Tensor, target: Tensor, weight: Tensor, normalizer: Tensor) -> Tensor:
         """Dice loss with squared denominators, mean over the positives, all of the same weight."""
         return dice_loss(logits, target)
+
+    def _enlarged(self, bases: Tensor, instances: Instances) -> Tensor:
+        """(P, 1, H', W') mask logits of the whole image, at the stride of the bases divided by `upsampling`."""
+        return aligned_bilinear(self.image_logits(bases, instances)[:, None], self.upsampling)
+
+    def _cut(self, logits: Tensor, instances: Instances) -> Tensor:
+        """(P, R, R) in the frame of the boxes."""
+        own = torch.arange(logits.shape[0], device=logits.device)  # each mask is cut out of a map of its own
+        boxes = instances.per_mask(instances.boxes)
+        return self.pool(logits, boxes, own, self.basis_stride // self.upsampling)[:, 0]
