@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from b2inst.data import shapes
+from b2inst.data import shapes, shapes_outlines
 
 SMALL = {"seed": 3, "train_images": 24, "val_images": 9, "size": 128}
 TINY = {"seed": 1, "train_images": 2, "val_images": 1, "size": 64}
@@ -139,15 +139,15 @@ def test_masks_lie_on_the_objects(root: Path) -> None:
 
 def test_coverage_has_no_shift() -> None:
     square = np.array([[10.0, 5.0], [20.0, 5.0], [20.0, 9.0], [10.0, 9.0]])
-    assert shapes._coverage([[square + 100]], 40, 50) is None
-    window, alpha, _ = shapes._coverage([[square]], 40, 50)
+    assert shapes_outlines.coverage([[square + 100]], 40, 50) is None
+    window, alpha, _ = shapes_outlines.coverage([[square]], 40, 50)
     solid, expected = np.zeros((40, 50), bool), np.zeros((40, 50), bool)
     solid[window] = alpha >= 0.5
     expected[5:9, 10:20] = True
     assert np.array_equal(solid, expected)
     errors = []
     for center in np.random.default_rng(0).uniform(15, 25, (50, 2)):
-        (ys, xs), alpha, _ = shapes._coverage([[shapes._circle(9, 7) + center]], 40, 50)
+        (ys, xs), alpha, _ = shapes_outlines.coverage([[shapes_outlines.circle(9, 7) + center]], 40, 50)
         y, x = (np.average(grid + 0.5, weights=alpha) for grid in np.mgrid[ys, xs])
         errors.append([x, y] - center)
     assert np.abs(np.mean(errors, axis=0)).max() < 0.02  # pixels; half of a fine pixel would be 0.125
