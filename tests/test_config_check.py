@@ -13,7 +13,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from b2inst import config_check
+from b2inst import config_keys
 from b2inst.config import ConfigError, plain
 from b2inst.config_check import check
 from b2inst.paths import config_dir
@@ -64,7 +64,7 @@ def mistakes(config: dict[str, Any], **kwargs: bool) -> list[str]:
 
 
 def test_the_top_level_keys_are_those_of_the_composed_configuration(default: dict[str, Any]) -> None:
-    assert set(config_check.TOP_LEVEL) == set(default)
+    assert set(config_keys.TOP_LEVEL) == set(default)
 
 
 @pytest.mark.parametrize("recipe", names("recipe"))
@@ -338,7 +338,7 @@ def test_every_mistake_is_listed_once(config: dict[str, Any]) -> None:
     assert paths == ["gt.sofd", "model.detector.num_conv", "optim.lr", "seed", "trianer"]
 
 
-@pytest.mark.parametrize("section", config_check.TOP_LEVEL)
+@pytest.mark.parametrize("section", config_keys.TOP_LEVEL)
 @pytest.mark.parametrize("value", [3, "text", [], {}])
 def test_nonsense_is_refused_and_never_a_crash(config: dict[str, Any], section: str, value: Any) -> None:
     """Whatever stands in the place of a section or value, the checker either bears it or says ConfigError."""
