@@ -45,7 +45,7 @@ def test_all_at_once_is_one_by_one(num_bases, count):
     masks = assembly(bases, wanted)
     enlarged = aligned_bilinear(expected[:, None], 2)[:, 0]
     for i, box in enumerate(boxes[wanted.roi]):
-        torch.testing.assert_close(masks[i], in_box(enlarged[i], box, 8, 4), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(masks[i], in_box(enlarged[i], box - 0.5, 8, 4), atol=1e-4, rtol=1e-4)
 
 
 def test_learns_from_the_whole_image():
@@ -64,6 +64,24 @@ def test_learns_from_the_whole_image():
         p, g = logits.sigmoid(), truth[roi][2::4, 2::4].float()
         values.append(1 - 2 * (p * g).sum() / (p.square().sum() + g.square().sum() + 1e-5))
     torch.testing.assert_close(loss, torch.stack(values).mean(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("upsampling", "stride"), [(2, 4), (1, 8), (4, 2), (8, 1)])
+def test_what_is_learned_is_cut_where_it_is(upsampling, stride):
+    """Logits that are right at every pixel that `learn` looks at make a disk at its place."""
+    assembly = DynamicConvolutions(mask_size=56, upsampling=upsampling)
+    y, x = torch.meshgrid(torch.arange(96) + 0.5, torch.arange(96) + 0.5, indexing="ij")
+    box = torch.tensor([[20.0, 20.0, 76.0, 76.0]])
+    moved = []
+    for shift in torch.arange(8) + 0.25:
+        depth = 20 - ((x - 44 - shift).square() + (y - 44 - shift).square()).sqrt()  # of each pixel in the disk
+        seen = depth[stride // 2 :: stride, stride // 2 :: stride]
+        mask = assembly._cut(seen[None, None], instances(torch.zeros(1, 169), box, torch.zeros(1, dtype=torch.int64)))
+        inside = (mask[0] > 0).float()
+        cells = torch.arange(56) + 20.5
+        moved.append([(inside.sum(0) * cells).sum() / inside.sum() - 44 - shift,
+                      (inside.sum(1) * cells).sum() / inside.sum() - 44 - shift])  # fmt: skip
+    assert torch.tensor(moved).mean(dim=0).abs().max() < 0.1
 
 
 def test_a_mask_of_the_whole_box_is_not_right_outside_of_it():

@@ -114,5 +114,7 @@ class DynamicConvolutions(Assembly):
     def _cut(self, logits: Tensor, instances: Instances) -> Tensor:
         """(P, R, R) in the frame of the boxes."""
         own = torch.arange(logits.shape[0], device=logits.device)  # each mask is cut out of a map of its own
-        boxes = instances.per_mask(instances.boxes)
-        return self.pool(logits, boxes, own, self.basis_stride // self.upsampling)[:, 0]
+        stride = self.basis_stride // self.upsampling
+        # A cell says what is at the pixel stride // 2 of it, whose center is behind that of the cell if these are even.
+        behind = stride // 2 + 0.5 - stride / 2
+        return self.pool(logits, instances.per_mask(instances.boxes) - behind, own, stride)[:, 0]
