@@ -58,6 +58,8 @@ def product_table(
 ) -> str | None:
     """AP, the boundary basis and the cost of every row with every column; None before a run of its own has ended.
 
+    The differences of mask AP are those to the first column of a row, seed by seed.
+
     Args:
         study: all runs.
         dataset: which set.
@@ -68,23 +70,27 @@ def product_table(
     arms, cells = study.arms(dataset), {(row, column): arm for row, column, arm in product["cells"]}
     if not any(r.metrics and r.group == product["name"] for results in arms.values() for r in results):
         return None
-    rows = []
+    rows, plain = [], next(iter(product["columns"]))
     for row, label in product["rows"].items():
+        first = values_by_seed(arms.get(cells.get((row, plain), ""), []), "mask/AP")
+        compared = (row, plain) in cells
         for column, variant in product["columns"].items():
             results = arms.get(cells.get((row, column), ""))
             if results is None:
                 continue
+            scores = {kind: values_by_seed(results, f"{kind}/AP") for kind in ("mask", "boundary", "box")}
             cost = next((r.cost for r in results if r.cost), {})
             seen = [r.inspection for r in results if r.inspection]
             rows.append([
-                label, variant, runs_cell(results),
-                *(spread(list(values_by_seed(results, f"{kind}/AP").values())) for kind in ("mask", "boundary", "box")),
+                label, variant, runs_cell(results), spread(list(scores["mask"].values())),
+                difference_cell(paired_difference(scores["mask"], first)) if compared and column != plain else "",
+                *(spread(list(scores[kind].values())) for kind in ("boundary", "box")),
                 _seen(seen, list(values_by_seed(results, "boundary_f/ODS").values())),
                 _seen(seen, shares(results, "attention", "overall"), "%"), _seen(seen, dice(results)),
                 _number(cost.get("parameters"), 1e6, "M"), _number(cost.get("flops"), 1e9, ""),
                 _number(milliseconds.get(cells[row, column], [None])[0], 1, ""),
             ])  # fmt: skip
-    head = ["", "with", "runs", "mask AP", "boundary AP", "box AP", "boundary F (ODS)", "attention",
+    head = ["", "with", "runs", "mask AP", "difference", "boundary AP", "box AP", "boundary F (ODS)", "attention",
             "Dice of the basis", "parameters", "GFLOP", "ms"]  # fmt: skip
     return markdown(head, rows)
 

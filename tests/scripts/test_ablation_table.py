@@ -202,8 +202,8 @@ def test_a_product_has_a_table_of_its_own(folder: Path, root: Path) -> None:
     finished(folder, "new_more", 0, 0.5)
     ablation_table.main([f"--runs={folder}"], root)
     table = page.read_text().split("### The systems\n\n")[1].split("\n\n")[0].splitlines()
-    assert table[2] == "| Known | - | 1 of 3 | 40.0 | 30.0 | 50.0 | - | - | 80.0 | 14.2 M | 5.1 | missing |"
-    assert table[3] == "| Known | a basis | 0 of 3" + " | missing" * 9 + " |"
+    assert table[2] == "| Known | - | 1 of 3 | 40.0 |  | 30.0 | 50.0 | - | - | 80.0 | 14.2 M | 5.1 | missing |"
+    assert table[3] == "| Known | a basis | 0 of 3" + " | missing" * 10 + " |"
     assert table[4].startswith("| New | - | 0 of 1 | missing") and table[5].startswith(
         "| New | a basis | 1 of 1 | 50.0"
     )
@@ -212,8 +212,11 @@ def test_a_product_has_a_table_of_its_own(folder: Path, root: Path) -> None:
     times = {"near": {**work, "milliseconds": {"a": [12.34, 12.0, 13.0]}}}
     (root / "docs" / "latency.json").write_text(json.dumps(times))
     ablation_table.main([f"--runs={folder}"], root)
-    assert "| Known | - | 1 of 3 | 40.0 | 30.0 | 50.0 | - | - | 80.0 | 14.2 M | 5.1 | 12.3 |" in page.read_text()
+    assert "| Known | - | 1 of 3 | 40.0 |  | 30.0 | 50.0 | - | - | 80.0 | 14.2 M | 5.1 | 12.3 |" in page.read_text()
     assert "an image of 64 x 32 with random weights" in page.read_text() and "9 rounds in turn" in page.read_text()
+    finished(folder, "new_plain", 0, 0.42)
+    ablation_table.main([f"--runs={folder}"], root)
+    assert "| New | a basis | 1 of 1 | 50.0 | +8.0 (n=1) | 40.0 |" in page.read_text()
     assert "`new_more`" not in page.read_text() and "`new_plain`" not in page.read_text()
 
 
