@@ -115,6 +115,6 @@ class DynamicConvolutions(Assembly):
         """(P, R, R) in the frame of the boxes."""
         own = torch.arange(logits.shape[0], device=logits.device)  # each mask is cut out of a map of its own
         stride = self.basis_stride // self.upsampling
-        # A cell says what is at the pixel stride // 2 of it, whose center is behind that of the cell if these are even.
+        # A cell has learned its pixel stride // 2, whose center is behind the middle of the cell if the stride is even.
         behind = stride // 2 + 0.5 - stride / 2
         return self.pool(logits, instances.per_mask(instances.boxes) - behind, own, stride)[:, 0]
