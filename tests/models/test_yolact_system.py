@@ -64,7 +64,7 @@ def test_masks_are_those_of_the_anchors_coefficients():
     with torch.no_grad():
         outputs = model(batch.images)
         _, places, _ = model.detector.losses(outputs.detector, batch.targets)
-        masks = model._assemble(outputs, places, places.boxes, places.image)
+        masks = model.masks_at(outputs, places, places.boxes)
         dense = [model.detector.params(tower) for tower in outputs.detector.tower]
         assert len(places.anchor.unique()) > 1 and len(places.level.unique()) > 1
         for p in range(len(places)):
