@@ -43,7 +43,7 @@ class Result:
     config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def seconds(self) -> float | None:
+    def processor_seconds(self) -> float | None:
         """Work of all processors in the training; None if that is not known."""
         return processor_seconds(self.folder)
 

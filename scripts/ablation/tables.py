@@ -112,7 +112,7 @@ def cost_table(study: Study, dataset: str) -> str:
     for name, results in study.arms(dataset).items():
         if results[0].group in groups_of_products(study):
             continue
-        times = [r.seconds / 60 for r in results if r.metrics and r.seconds is not None]
+        times = [r.processor_seconds / 60 for r in results if r.metrics and r.processor_seconds is not None]
         cost = next((r.cost for r in results if r.cost), {})
         rows.append([
             f"`{name}`", spread(times), _number(cost.get("parameters"), 1e6, "M"), _number(cost.get("flops"), 1e9, ""),
