@@ -16,7 +16,7 @@ KEYS = {
     "plan": {"output", "records", "seeds", "common", "inspect", "references", "datasets", "arms", "products"},
     "dataset": {"stage", "overrides", "steps", "seconds_per_step", "overhead", "size", "crop", "needs", "arms"},
     "arm": {"group", "label", "overrides", "cost"},
-    "product": {"title", "stage", "seeds", "rows", "columns"},
+    "product": {"title", "datasets", "stage", "seeds", "rows", "columns"},
     "row": {"label", "overrides", "cost", "columns", "cells"},
     "column": {"label", "overrides", "cost"},
     "inspect": {"images", "crops"},
@@ -35,6 +35,7 @@ class Arm:
         cost: seconds of a step in those of the reference, for estimates before anything is measured.
         stage: it comes with the sets of this stage, if its set has a lower one.
         seeds: its own, None for those of the plan.
+        datasets: on which of the sets that have all arms, None for each.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Arm:
     cost: float
     stage: int = 0
     seeds: tuple[int, ...] | None = None
+    datasets: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,11 @@ def load_plan(path: Path, output: Path | None = None) -> Plan:
     products = [_product(name, part, arms, path) for name, part in content["products"].items()]
     arms.update({arm.name: arm for product in products for arm in product.arms})
     datasets = [_dataset(name, part, arms, path) for name, part in content["datasets"].items()]
+    for arm in arms.values():
+        for name in set(arm.datasets or ()) - set(content["datasets"]):
+            raise ConfigError(
+                f"{path}: products.{arm.group}.datasets: no set {name!r}; sets are {', '.join(content['datasets'])}"
+            )
     for name in content["references"]:
         if name not in arms:
             raise ConfigError(f"{path}: references: no arm {name!r}; arms are {', '.join(arms)}")
@@ -222,6 +229,7 @@ def _product(name: str, part: Mapping[str, Any], arms: Mapping[str, Arm], path: 
     where = f"{path}: products.{name}"
     _check(part, "product", where)
     columns = part["columns"]
+    datasets = None if part["datasets"] == "all" else tuple(part["datasets"])
     for key, column in columns.items():
         _check(column, "column", f"{where}.columns.{key}")
     cells, own = {}, []
@@ -242,7 +250,7 @@ def _product(name: str, part: Mapping[str, Any], arms: Mapping[str, Arm], path: 
             if not known:
                 label = f"{row['label']}, {columns[column]['label']}"
                 cost = float(row["cost"] * columns[column]["cost"])
-                own.append(Arm(arm, name, label, tuple(given), cost, part["stage"], tuple(part["seeds"])))
+                own.append(Arm(arm, name, label, tuple(given), cost, part["stage"], tuple(part["seeds"]), datasets))
     labels = [{key: value["label"] for key, value in part[side].items()} for side in ("rows", "columns")]
     return Product(name, part["title"], *labels, cells, tuple(own))
 
@@ -255,7 +263,8 @@ def _arm(name: str, part: Mapping[str, Any], path: Path) -> Arm:
 def _dataset(name: str, part: Mapping[str, Any], arms: Mapping[str, Arm], path: Path) -> Dataset:
     where = f"{path}: datasets.{name}"
     _check(part, "dataset", where)
-    chosen = tuple(arms) if part["arms"] == "all" else tuple(part["arms"])
+    every = [arm.name for arm in arms.values() if arm.datasets is None or name in arm.datasets]
+    chosen = tuple(every if part["arms"] == "all" else part["arms"])
     for arm in chosen:
         if arm not in arms:
             raise ConfigError(f"{where}.arms: no arm {arm!r}; arms are {', '.join(arms)}; or give all")

@@ -98,6 +98,7 @@ def train(run: Run, held: IO[bytes]) -> int:
     record = settled(run)
     attempt: dict[str, Any] = {"started": time.strftime("%Y-%m-%dT%H:%M:%S"), "seconds": 0.0, "exit": None}
     record["attempts"].append(attempt)
+    attempt["precision"] = precision()
     start, work = time.monotonic(), _work_of_children()
 
     def note() -> None:
@@ -106,7 +107,7 @@ def train(run: Run, held: IO[bytes]) -> int:
 
     note()
     name = f"study-{run.dataset.name}-{run.arm.name}"
-    command = ["-m", "b2inst.train", *run.overrides, f"seed={run.seed}", f"name={name}",
+    command = ["-m", "b2inst.train", f"trainer.precision={attempt['precision']}", *run.overrides, f"seed={run.seed}", f"name={name}",
                f"output={quoted(run.folder)}", "ckpt_path=last"]  # fmt: skip
     attempt["exit"] = execute(command, run.folder, held, note)
     attempt["processor_seconds"] = round(_work_of_children() - work, 1)
@@ -149,6 +150,15 @@ def execute(arguments: list[str], folder: Path, held: IO[bytes], note: Callable[
             process.wait()
             raise
         raise
+
+
+def precision() -> str:
+    """The faster one here: bfloat16 takes 0.6 of the time of float32 with instructions for it, without them 10 times."""
+    try:
+        flags = set(Path("/proc/cpuinfo").read_text().split())
+    except OSError:
+        flags = set()
+    return "bf16-mixed" if flags & {"avx512_bf16", "amx_bf16"} else "32-true"
 
 
 def _work_of_children() -> float:

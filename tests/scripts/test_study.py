@@ -49,6 +49,7 @@ PRODUCT = """
 products:
   systems:
     title: The systems
+    datasets: all
     stage: 3
     seeds: [1]
     columns:

@@ -27,6 +27,7 @@ arms:
 products:
   systems:
     title: The systems
+    datasets: all
     stage: 1
     seeds: [0]
     columns:
