@@ -22,6 +22,7 @@ from ablation.tables import (
     cost_table,
     latency_line,
     main_table,
+    precision_line,
     product_table,
     published_table,
     reasons_table,
@@ -49,7 +50,7 @@ def section(study: Study, dataset: str, root: Path) -> str:
     budget = study.budget(dataset)
     if budget is None:
         return f"## {dataset}\n\nMissing: no run of this set has ended."
-    parts = [f"## {dataset}", f"Each run: {budget}."]
+    parts = [f"## {dataset}", f"Each run: {budget}. {precision_line(study, dataset)}"]
     parts += _pictures(study, dataset, root)
     arms = study.arms(dataset).values()
     for group, title in GROUPS.items():

@@ -12,7 +12,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from scipy import stats
 
-from ablation.runs import INSPECTION, METRICS, RECORD, processor_seconds, read_json, state
+from ablation.runs import INSPECTION, METRICS, RECORD, precisions, processor_seconds, read_json, state
 from b2inst.config import ConfigError
 
 CONFIDENCE = 0.95
@@ -46,6 +46,11 @@ class Result:
     def processor_seconds(self) -> float | None:
         """Work of all processors in the training; None if that is not known."""
         return processor_seconds(self.folder)
+
+    @property
+    def precision(self) -> str | None:
+        """Of the training; None if that is not known."""
+        return precisions(self.folder)
 
     @property
     def budget(self) -> str:

@@ -61,6 +61,12 @@ def processor_seconds(folder: Path) -> float | None:
     return sum(known) if known and len(known) == len(attempts) else None
 
 
+def precisions(folder: Path) -> str | None:
+    """In what precision it was trained, of several that of each attempt in order; None if that is not known."""
+    known = [attempt.get("precision") for attempt in read_json(folder / RECORD).get("attempts", [])]
+    return " then ".join(dict.fromkeys(known)) if known and None not in known else None
+
+
 def inspection_seconds(folder: Path) -> float:
     """How long the inspection took; 0 before it."""
     return read_json(folder / RECORD).get("inspection_seconds", 0.0)
@@ -107,8 +113,8 @@ def train(run: Run, held: IO[bytes]) -> int:
 
     note()
     name = f"study-{run.dataset.name}-{run.arm.name}"
-    command = ["-m", "b2inst.train", f"trainer.precision={attempt['precision']}", *run.overrides, f"seed={run.seed}", f"name={name}",
-               f"output={quoted(run.folder)}", "ckpt_path=last"]  # fmt: skip
+    command = ["-m", "b2inst.train", f"trainer.precision={attempt['precision']}", *run.overrides, f"seed={run.seed}",
+               f"name={name}", f"output={quoted(run.folder)}", "ckpt_path=last"]  # fmt: skip
     attempt["exit"] = execute(command, run.folder, held, note)
     attempt["processor_seconds"] = round(_work_of_children() - work, 1)
     note()
@@ -153,7 +159,10 @@ def execute(arguments: list[str], folder: Path, held: IO[bytes], note: Callable[
 
 
 def precision() -> str:
-    """The faster one here: bfloat16 takes 0.6 of the time of float32 with instructions for it, without them 10 times."""
+    """The faster one here.
+
+    bfloat16 takes 0.6 of the time of float32 where the processor has instructions for it, elsewhere ten times of it.
+    """
     try:
         flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:

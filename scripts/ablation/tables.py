@@ -106,6 +106,17 @@ def latency_line(latency: Mapping[str, Any] | None) -> str:
     )
 
 
+def precision_line(study: Study, dataset: str) -> str:
+    """In what precision the runs of a set were trained: the most frequent one, and which runs have another."""
+    runs: dict[str, list[str]] = {}
+    for r in study.results:
+        if r.dataset == dataset and r.metrics:
+            runs.setdefault(r.precision or "unknown", []).append(f"`{r.arm}` {r.seed}")
+    (usual, _), *others = sorted(runs.items(), key=lambda item: -len(item[1]))
+    told = [f"; in {precision} (arm, seed): {', '.join(names)}" for precision, names in others]
+    return f"Precision of the trainings: {usual}{''.join(told)}."
+
+
 def cost_table(study: Study, dataset: str) -> str:
     """Processor time, parameters and operations of each arm, and the group of its runs in W&B."""
     rows = []

@@ -76,6 +76,30 @@ def test_total_is_the_weighted_sum():
     assert model.total_loss(losses, epoch=2).item() == pytest.approx(1 + 3 * 2 + 0.3 * 3 + 0.4 * 4 + 0.05 * 5)
 
 
+def test_masks_are_learned_from_no_more_positives_of_an_image_than_asked():
+    batch, seen = build.batch(build.BATCHES["normal"]), []
+    for limit in (None, 1000, 3):
+        model = build.segmenter(InstanceBoundary(), mask_positives=limit).eval()
+        real = model.assembly.learn
+
+        def learn(bases, instances, target, truth, weight, normalizer, real=real):
+            seen.append((instances.per_mask(instances.image), weight, normalizer))
+            return real(bases, instances, target, truth, weight, normalizer)
+
+        model.assembly.learn = learn
+        seen.append(model.losses(model(batch.images), batch))
+    (image, weight, _), (every, stats), _, (plenty, _), (few, weights, total), (some, some_stats) = seen
+    assert image.bincount().min() > 3 and len(image) == len(weight) == stats["positives"]
+    assert plenty.keys() == every.keys() and all(torch.allclose(plenty[name], every[name]) for name in every)
+    assert few.tolist() == [0, 0, 0, 1, 1, 1] and total == weights.sum()
+    assert set(weights.tolist()) <= set(weight.tolist())
+    assert some_stats["positives"] == stats["positives"], "what is logged is what the detector has"
+    assert all(torch.equal(some[name], every[name]) for name in ("cls", "box", "quality", "semantic"))
+    assert some["mask"] != every["mask"] and some["boundary_dice"] != every["boundary_dice"]
+    with pytest.raises(ValueError, match="mask_positives=0: give at least 1, or null for all"):
+        build.segmenter(mask_positives=0)
+
+
 def test_terms_of_the_masks_are_weighted_by_centerness():
     model = build.segmenter(NoBoundary(), losses={"edge": EdgeAgreement()})
     losses, _ = losses_of(model, build.batch(build.BATCHES["normal"]))

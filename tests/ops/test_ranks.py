@@ -1,10 +1,10 @@
-"""The best of each group."""
+"""The best of each group, and some of each."""
 
 from __future__ import annotations
 
 import torch
 
-from b2inst.ops.ranks import best_of_groups
+from b2inst.ops.ranks import best_of_groups, drawn_of_groups
 
 
 def test_each_group_keeps_its_best_in_order():
@@ -32,3 +32,13 @@ def test_equal_chances_for_all_where_scores_are_random():
         assert groups[kept].tolist() == [0, 0, 1, 2, 2]
         drawn |= set(kept.tolist())
     assert drawn == set(range(8))
+
+
+def test_what_is_drawn_is_some_of_each_group_and_the_same_where_that_is_asked_for():
+    groups = torch.tensor([2, 0, 0, 2, 2, 0, 1])
+    torch.manual_seed(0)
+    draws = {tuple(drawn_of_groups(groups, 2).tolist()) for _ in range(40)}
+    assert len(draws) > 5 and all(groups[list(kept)].tolist() == [0, 0, 1, 2, 2] for kept in draws)
+    state = torch.get_rng_state()
+    assert len({tuple(drawn_of_groups(groups, 2, fixed=True).tolist()) for _ in range(5)}) == 1
+    assert torch.equal(torch.get_rng_state(), state)

@@ -18,7 +18,7 @@ def train(arguments: list[str]) -> int:
     values = dict(text.split("=", 1) for text in arguments)
     folder = Path(values["output"].strip("'"))
     with (folder / "calls").open("a") as file:
-        file.write(values["ckpt_path"] + "\n")
+        file.write(f"{values['ckpt_path']} {values['trainer.precision']}\n")
     (folder / "checkpoints").mkdir(exist_ok=True)
     behave = folder.parents[2] / "behave.json"
     words = json.loads(behave.read_text()).get("/".join(folder.parts[-3:]), []) if behave.is_file() else []

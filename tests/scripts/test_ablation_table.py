@@ -220,6 +220,24 @@ def test_a_product_has_a_table_of_its_own(folder: Path, root: Path) -> None:
     assert "`new_more`" not in page.read_text() and "`new_plain`" not in page.read_text()
 
 
+def test_the_precision_of_every_run_is_told(folder: Path, root: Path) -> None:
+    def trained(run: Path, *precisions: str | None) -> None:
+        attempts = [{"started": "", "seconds": 1.0, "exit": 0, **({"precision": p} if p else {})} for p in precisions]
+        (run / "study.json").write_text(
+            json.dumps({**json.loads((run / "study.json").read_text()), "attempts": attempts})
+        )
+
+    for seed in range(3):
+        trained(finished(folder, "a", seed, 0.4), "bf16-mixed", "bf16-mixed")
+    trained(finished(folder, "e", 0, 0.4), "32-true", "bf16-mixed")
+    trained(finished(folder, "e", 1, 0.4), None)
+    assert ablation_table.main([f"--runs={folder}"], root) == 0
+    assert (
+        "Each run: 100 steps of 8 images. Precision of the trainings: bf16-mixed; in 32-true then bf16-mixed "
+        "(arm, seed): `e` 0; in unknown (arm, seed): `e` 1.\n"
+    ) in (root / "docs" / "results.md").read_text()
+
+
 def test_what_cannot_be_compared_is_refused(folder: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finished(folder, "a", 0, 0.4)
     run = finished(folder, "e", 0, 0.5, steps=200)

@@ -139,7 +139,8 @@ def test_all_arms_come_with_the_first_seed_and_a_failure_stops_nothing(plan: Pat
     assert code == 0 and begun(out) == ["near/e/seed0"] and err == ""
     record = json.loads((folder / runs.RECORD).read_text())
     assert [attempt["exit"] for attempt in record["attempts"]] == [1, 0]
-    assert (folder / "calls").read_text() == "last\nlast\n"
+    assert (folder / "calls").read_text() == f"last {runs.precision()}\n" * 2
+    assert runs.precisions(folder) == runs.precision()
     assert begun(finished(start(plan))[1]) == []
 
 
@@ -348,6 +349,30 @@ def test_a_product_trains_every_row_with_every_column_and_nothing_twice(plan: Pa
     assert product["rows"] == {"known": "Known", "new": "New", "half": "Half"}
     assert ["known", "more", "e"] in product["cells"] and ["half", "plain", "half_plain"] in product["cells"]
     assert len(product["cells"]) == 5
+
+
+def test_a_product_may_be_for_some_sets(plan: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = plan.read_text().replace("products: {}\n", PRODUCT).replace("arms: [a]", "arms: all")
+    for chosen, wanted in (("all", {"near", "far"}), ("[far]", {"far"})):
+        plan.write_text(text.replace("datasets: all", f"datasets: {chosen}"))
+        runs = plans.load_plan(plan, plan.parent).runs
+        assert {run.dataset.name for run in runs if run.arm.group == "systems"} == wanted
+        assert {run.dataset.name for run in runs if run.arm.name == "e"} == {"near", "far"}
+    plan.write_text(text.replace("datasets: all", "datasets: [fare]"))
+    assert study.main([f"--plan={plan}", "--dry-run"]) == 1
+    assert "products.systems.datasets: no set 'fare'; sets are near, far" in capsys.readouterr().err
+
+
+def test_the_precision_is_the_faster_one_of_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    for flags, wanted in [("fma avx2 avx512f", "32-true"), ("avx2 avx512_bf16", "bf16-mixed"), (None, "32-true")]:
+
+        def read_text(path: Path, flags: str | None = flags) -> str:
+            if flags is None:
+                raise FileNotFoundError(path)
+            return f"processor : 0\nflags\t\t: {flags}\n"
+
+        monkeypatch.setattr(Path, "read_text", read_text)
+        assert runs.precision() == wanted
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from b2inst.models.detector_base import Locations
 from b2inst.models.scoring_base import MaskScoring, PredictedMasks
-from b2inst.ops.ranks import best_of_groups
+from b2inst.ops.ranks import drawn_of_groups
 from b2inst.ops.rois import clip_boxes, crop_masks
 from b2inst.structures import Batch, Targets
 
@@ -40,10 +39,7 @@ def score_losses(
     targets, sizes = batch.targets, batch.images.sizes
     shares = _shares_of_images(true_masks, targets.boxes, sizes[targets.image_index])
     large = scoring.learned(shares)[positives.instance].nonzero(as_tuple=True)[0]
-    # A validation draws the same each time, and no number of the training: a resumed run may pass it again.
-    fixed = None if scoring.training else torch.Generator(masks.device).manual_seed(0)
-    drawn = torch.rand(len(large), device=masks.device, generator=fixed)
-    kept = large[best_of_groups(drawn, positives.image[large], scoring.max_positives)]
+    kept = large[drawn_of_groups(positives.image[large], scoring.max_positives, fixed=not scoring.training)]
     positives, masks = positives.take(kept), masks[kept]
     if scoring.boxes == "pred_box":
         boxes = clip_boxes(positives.boxes, sizes[positives.image])

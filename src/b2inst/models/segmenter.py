@@ -19,6 +19,8 @@ from b2inst.models.detector_base import Detector, DetectorOutputs, Locations
 from b2inst.models.parts import AuxiliaryHead, BasisNet, Pyramid
 from b2inst.models.scoring_base import MaskScoring, PredictedMasks
 from b2inst.models.scoring_learn import score_losses
+from b2inst.ops import dist
+from b2inst.ops.ranks import drawn_of_groups
 from b2inst.ops.rois import clip_boxes, crop_masks
 from b2inst.structures import Batch, Detections, ImageBatch
 
@@ -89,9 +91,11 @@ class Segmenter(Model):
             `boundary`, which multiplies the weight of every boundary term.
         clip_before_pool: cut detected boxes at the image before masks are pooled in them; the published BlendMask
             does not, and squeezes the masks of boxes that leave the image.
+        mask_positives: positives of an image that masks are learned from at most, drawn anew at each step; None for
+            all. The memory of a step with crowded images grows with them.
 
     Raises:
-        ValueError: if the FPN does not begin with P3.
+        ValueError: if the FPN does not begin with P3, or no positive is to be learned from.
     """
 
     loss_names = ("cls", "box", "quality", "mask", "semantic", "boundary", "score_iou", "score_boundary")
@@ -113,8 +117,11 @@ class Segmenter(Model):
         semantic: Callable[..., AuxiliaryHead | None],
         loss_weights: Mapping[str, float],
         clip_before_pool: bool = True,
+        mask_positives: int | None = None,
     ) -> None:
         super().__init__(backbone, loss_weights)
+        if mask_positives is not None and mask_positives < 1:
+            raise ValueError(f"mask_positives={mask_positives}: give at least 1, or null for all")
         num_bases = assembly.usual_bases if num_bases is None else num_bases
         blended = num_bases + boundary.use_prediction
         self.fpn = fpn(in_channels=backbone.out_channels)
@@ -133,6 +140,7 @@ class Segmenter(Model):
         self.terms = nn.ModuleDict(losses)
         self.num_bases = num_bases
         self.clip_before_pool = clip_before_pool
+        self.mask_positives = mask_positives
         if boundary.use_prediction:
             for bias in self.detector.param_biases():
                 assembly.init_boundary(bias, num_bases, boundary.attention_bias)
@@ -159,6 +167,10 @@ class Segmenter(Model):
             raise ValueError("losses() needs targets, and this batch has none")
         targets = batch.targets
         losses, positives, normalizer = self.detector.losses(outputs.detector, targets)
+        stats = {"positives": torch.tensor(float(len(positives)))}
+        if self.mask_positives is not None:
+            positives = positives.take(drawn_of_groups(positives.image, self.mask_positives, fixed=not self.training))
+            normalizer = dist.normalizer(positives.scores.sum(), 1e-6)
         true_masks = targets.roi_masks  # [I, R, R]
         if true_masks is None:
             true_masks = crop_masks(targets.masks, targets.boxes, self.assembly.mask_size)
@@ -175,7 +187,6 @@ class Segmenter(Model):
         losses.update({f"boundary_{name}": value for name, value in boundary.items()})
         if self.semantic is not None:
             losses["semantic"] = self.semantic.loss(outputs.features, batch.images, targets)
-        stats = {"positives": torch.tensor(float(len(positives)))}
         if self.scoring.qualities:
             scores, score_stats = score_losses(
                 self.scoring, outputs.features, batch, positives, masks, true_masks, partial(self.masks_at, outputs)
