@@ -35,10 +35,13 @@ def test_two_ridges_stay_apart_and_the_maps_of_a_batch_too() -> None:
     assert (thin[0, :, [8, 16]] > 0).all() and not thin[0, :, [7, 9, 15, 17]].any() and not thin[1].any()
 
 
-def test_pixels_of_equal_value_on_both_sides_of_a_line_are_both_kept() -> None:
-    probs = torch.zeros(1, 20, 20)
-    probs[0, :, 9:11] = 0.8
-    assert (thinned(probs)[0, :, 9:11] > 0).all()
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5])
+def test_of_pixels_of_equal_value_the_one_in_the_middle_is_kept(width: int) -> None:
+    probs = torch.zeros(20, 21)
+    probs[:, 9 : 9 + width] = 0.8
+    for maps in (probs, probs.T):
+        kept = thinned(maps[None])[0] > 0
+        assert torch.equal(kept if maps is probs else kept.T, (torch.arange(21) == 9 + width // 2).expand(20, 21))
 
 
 def test_half_precision_is_taken_in() -> None:

@@ -1,11 +1,9 @@
 """Boundary F-measure: how well predicted boundary maps find true ones, over all thresholds, from a stream of images.
 
 The measure of BSDS, with its tolerance, 0.0075 of the image diagonal, and per class as SBD has it. A predicted boundary
-pixel is right where a true one is within the tolerance, a true one is found where a predicted one is. The benchmarks
-ask for a matching one to one (correspondPixels), which costs a bipartite assignment per image and threshold; there a
-second pixel beside the same true one is wrong, here it is not. So our precision and recall are never lower than those,
-and close where boundaries are thin and apart. To that end what is predicted is thinned first, by non-maximum
-suppression across the boundary; BSDS thins the binary map of each threshold instead.
+pixel is right, and a true one found, if they are a pair of a matching one to one, which has as many pairs within the
+tolerance as there can be: a second response beside a boundary is wrong. What is predicted is thinned first, by
+non-maximum suppression across the boundary; BSDS thins the binary map of each threshold instead.
 """
 
 from __future__ import annotations
@@ -20,8 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
+from b2inst.metrics.one_to_one import matched_in_order, neighbors_within
 from b2inst.ops.distance import clipped_distance
 from b2inst.ops.thinning import thinned
 from b2inst.writing import whole_file
@@ -63,21 +61,21 @@ def count_matches(
         truth: (H, W) bool, the true boundary.
         tolerance: pixels, largest distance of pixels that match.
         thresholds: (T,) ascending, above 0.
-        ignored: (H, W) bool: pixels, predicted and true, that are not counted, though others may match them.
+        ignored: (H, W) bool: pixels, predicted and true, that are not counted, though others may be paired with them.
 
     Returns:
         (T, 4) int64: predicted pixels, those of them that are right, true pixels, those of them that are found.
     """
     counted = torch.ones_like(truth) if ignored is None else ~ignored
-    near = clipped_distance(truth[None], math.floor(tolerance) + 1)[0] <= tolerance
-    predicted = counted & (probs >= thresholds[0])
-    true = counted & truth
-    strongest = _strongest_near(probs, true, tolerance)
+    likely = probs >= thresholds[0]
+    right = found = _paired(probs, likely & counted, truth, tolerance)
+    if ignored is not None:
+        found = _paired(probs, likely, truth & counted, tolerance)
     columns = [
-        _at_least(probs[predicted], thresholds),
-        _at_least(probs[predicted & near], thresholds),
-        np.full(len(thresholds), int(true.sum())),
-        _at_least(strongest, thresholds),
+        _at_least(probs[likely & counted], thresholds),
+        _at_least(right, thresholds),
+        np.full(len(thresholds), int((truth & counted).sum())),
+        _at_least(found, thresholds),
     ]
     return np.stack(columns, axis=1).astype(np.int64)
 
@@ -258,14 +256,12 @@ def _at_least(values: Tensor, thresholds: NDArray[np.float64]) -> Counts:
     return np.bincount(reached, minlength=len(thresholds) + 1)[::-1].cumsum()[::-1][1:]
 
 
-def _strongest_near(probs: Tensor, places: Tensor, distance: float) -> Tensor:
-    """(n,) largest value within a distance of each of n places, given as (H, W) bool."""
-    reach = math.floor(distance)
-    padded = F.pad(probs, (reach, reach, reach, reach))
-    y, x = places.nonzero(as_tuple=True)
-    strongest = probs.new_zeros(len(y))
-    for dy in range(-reach, reach + 1):
-        for dx in range(-reach, reach + 1):
-            if math.hypot(dy, dx) <= distance:
-                strongest = torch.maximum(strongest, padded[y + reach + dy, x + reach + dx])
-    return strongest
+def _paired(probs: Tensor, predicted: Tensor, truth: Tensor, tolerance: float) -> Tensor:
+    """Values of the predicted pixels that get a true one of their own, if those of larger values come first."""
+    near = clipped_distance(truth[None], math.floor(tolerance) + 1)[0] <= tolerance
+    candidates = predicted & near
+    values, order = probs[candidates].sort(descending=True, stable=True)
+    places = candidates.nonzero()[order].cpu().numpy()
+    truth = truth.cpu().numpy()
+    matched = matched_in_order(neighbors_within(places, truth, tolerance), int(truth.sum()))
+    return values[torch.from_numpy(matched).to(values.device)]

@@ -16,8 +16,8 @@ def thinned(probs: Tensor) -> Tensor:
     """Keep boundary probabilities where they are largest across the boundary, with 0 elsewhere.
 
     The direction across is the one of the strongest curvature of the map, smoothed by a Gaussian of 2 pixels; a pixel
-    is kept if neither neighbor at 1 pixel along it has a larger value. Two pixels of the same value, on a ridge that
-    runs between them, are both kept.
+    is kept if neither neighbor at 1 pixel along it has a larger value. Of equal ones, as on a plateau or on a ridge
+    that runs between two pixels, the one counts whose smoothed value is larger, and then the lower right one.
 
     Args:
         probs: (B, H, W) in [0, 1].
@@ -32,12 +32,21 @@ def thinned(probs: Tensor) -> Tensor:
     """
     with without_autocast(probs):
         maps = probs.float().unsqueeze(1)
-        xx, xy, yy = _curvature(_smoothed(maps))
+        smoothed = _smoothed(maps)
+        xx, xy, yy = _curvature(smoothed)
         # the axis of the larger eigenvalue; on a ridge that of the other one, which is negative, is the stronger
         angle = 0.5 * torch.atan2(2 * xy, xx - yy) + math.pi / 2 * (xx + yy < 0)
         across = torch.stack([angle.cos(), angle.sin()], dim=-1)  # [B, H, W, 2], (x, y) in pixels
-        largest = torch.maximum(_moved(maps, across), _moved(maps, -across))
-        return torch.where(maps >= largest - 1e-6, maps, 0)[:, 0]
+        heights = maps + 1e-3 * smoothed + _ramp(maps)
+        largest = torch.maximum(_moved(heights, across), _moved(heights, -across))
+        return torch.where(heights >= largest, maps, 0)[:, 0]
+
+
+def _ramp(maps: Tensor) -> Tensor:
+    """(H, W) what decides between neighbors that are equal in all else, and nothing else."""
+    height, width = maps.shape[2:]
+    y = torch.arange(height, device=maps.device, dtype=maps.dtype)[:, None]
+    return 1e-6 * (torch.arange(width, device=maps.device, dtype=maps.dtype) + 1.6 * y)
 
 
 def _smoothed(maps: Tensor, sigma: float = 2.0, radius: int = 6) -> Tensor:
