@@ -35,6 +35,7 @@ from omegaconf import OmegaConf
 from b2inst.config import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
+RUNS = ROOT / "outputs" / "study"
 RECORDS = Path("docs") / "study.jsonl"
 LATENCY = Path("docs") / "latency.json"
 BEGIN, END = "<!-- study: begin, written by scripts/ablation_table.py -->", "<!-- study: end -->"
@@ -109,8 +110,10 @@ def readme_block(study: Study, root: Path) -> str:
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     """Command line entry; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=ROOT / "outputs" / "study", help="default: %(default)s")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="default: %(default)s")
     options = parser.parse_args(arguments)
+    if options.runs != RUNS and not options.runs.is_dir():
+        parser.error(f"--runs {options.runs}: no such folder")
     pages = {root / "docs" / "results.md": None, root / "README.md": None}
     try:
         records.unpack(root / RECORDS, options.runs)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from ablation.results import Study, paired_difference, values_by_seed
-from ablation.tables import MISSING, difference_cell, shares, spread, target_line
+from ablation.results import Study, interaction, values_by_seed
+from ablation.tables import MISSING, compared, difference_cell, shares, spread, target_line
 from b2inst.config import ConfigError
 
 PLACE = re.compile(r"\{\{\s*(.*?)\s*\}\}")
@@ -15,14 +15,16 @@ PLACE = re.compile(r"\{\{\s*(.*?)\s*\}\}")
 def fill(text: str, study: Study) -> str:
     """Replace what stands in double braces by numbers, or by "missing" where no run has them.
 
-    `{{ mean DATASET ARM METRIC }}`, `{{ difference DATASET ARM REFERENCE METRIC }}`, `{{ attention DATASET ARM }}` (the
-    share of the additional basis, in percent) and `{{ target DATASET }}` (a sentence).
+    `{{ mean DATASET ARM METRIC }}`, `{{ difference DATASET ARM REFERENCE METRIC }}`, `{{ interaction DATASET ARM
+    REFERENCE ARM REFERENCE METRIC }}` (by how much the first difference is larger than the second one), `{{ attention
+    DATASET ARM }}` (the share of the additional basis, in percent) and `{{ target DATASET }}` (a sentence).
 
     Raises:
         ConfigError: a place asks for something else, or for an arm that the study does not have.
     """
     kinds: dict[str, tuple[int, Callable[..., str]]] = {
-        "mean": (3, _mean), "difference": (4, _difference), "attention": (2, _attention), "target": (1, _target),
+        "mean": (3, _mean), "difference": (4, _difference), "interaction": (6, _interaction),
+        "attention": (2, _attention), "target": (1, _target),
     }  # fmt: skip
 
     def one(match: re.Match[str]) -> str:
@@ -44,7 +46,12 @@ def _mean(study: Study, dataset: str, arm: str, metric: str) -> str:
 
 def _difference(study: Study, dataset: str, arm: str, reference: str, metric: str) -> str:
     arms = study.arms(dataset)
-    return difference_cell(paired_difference(*(values_by_seed(arms[name], metric) for name in (arm, reference))))
+    return compared(arms[arm], arms[reference], metric)
+
+
+def _interaction(study: Study, dataset: str, *words: str) -> str:
+    arms, metric = study.arms(dataset), words[-1]
+    return difference_cell(interaction(*(values_by_seed(arms[name], metric) for name in words[:-1])))
 
 
 def _attention(study: Study, dataset: str, arm: str) -> str:

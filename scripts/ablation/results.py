@@ -16,6 +16,7 @@ from ablation.runs import INSPECTION, METRICS, RECORD, precisions, processor_sec
 from b2inst.config import ConfigError
 
 CONFIDENCE = 0.95
+LEAST_PAIRS = 3  # for an interval
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,8 @@ class Difference:
 
     Attributes:
         mean: of the differences.
-        low, high: Student's interval; None for a single pair.
+        low, high: Student's interval; None for fewer than three pairs, of which two that are alike by chance give one
+            that looks like a proof.
         pairs: n.
     """
 
@@ -169,10 +171,29 @@ def paired_difference(ours: Mapping[int, float], its: Mapping[int, float]) -> Di
         return None
     differences = np.array([ours[seed] - its[seed] for seed in seeds])
     mean, pairs = float(differences.mean()), len(seeds)
-    if pairs == 1:
-        return Difference(mean, None, None, 1)
+    if pairs < LEAST_PAIRS:
+        return Difference(mean, None, None, pairs)
     half = float(stats.sem(differences) * stats.t.ppf((1 + CONFIDENCE) / 2, pairs - 1))
     return Difference(mean, mean - half, mean + half, pairs)
+
+
+def interaction(
+    ours: Mapping[int, float], its: Mapping[int, float], ours_else: Mapping[int, float], its_else: Mapping[int, float]
+) -> Difference | None:
+    """By how much a difference is larger than the same difference elsewhere, over the seeds that all four have.
+
+    Args:
+        ours, its: a metric by seed.
+        ours_else, its_else: of the same two under another condition.
+    """
+    here = {seed: ours[seed] - its[seed] for seed in ours.keys() & its.keys()}
+    return paired_difference(here, {s: ours_else[s] - its_else[s] for s in ours_else.keys() & its_else.keys()})
+
+
+def unequal_precision(ours: Sequence[Result], its: Sequence[Result]) -> int:
+    """How many pairs of ended runs with the same seed were trained in different precisions."""
+    known = {r.seed: r.precision for r in its if r.metrics}
+    return sum(r.precision != known[r.seed] for r in ours if r.metrics and r.seed in known)
 
 
 def curve(folder: Path, metric: str) -> dict[int, float]:

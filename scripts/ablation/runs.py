@@ -104,7 +104,7 @@ def train(run: Run, held: IO[bytes]) -> int:
     record = settled(run)
     attempt: dict[str, Any] = {"started": time.strftime("%Y-%m-%dT%H:%M:%S"), "seconds": 0.0, "exit": None}
     record["attempts"].append(attempt)
-    attempt["precision"] = precision()
+    attempt.update(precision=precision(), commit=commit())
     start, work = time.monotonic(), _work_of_children()
 
     def note() -> None:
@@ -168,6 +168,16 @@ def precision() -> str:
     except OSError:
         flags = set()
     return "bf16-mixed" if flags & {"avx512_bf16", "amx_bf16"} else "32-true"
+
+
+def commit() -> str | None:
+    """Of the code that trains, with a + if it was changed since; None where git does not know."""
+    try:
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True)
+        changed = subprocess.run(["git", "diff", "--quiet", "HEAD", "--", "src", "conf"], cwd=ROOT).returncode != 0
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head.stdout.strip()[:12] + "+" * changed
 
 
 def _work_of_children() -> float:

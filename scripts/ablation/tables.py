@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ablation.results import Difference, Result, Study, mean_and_deviation, paired_difference, values_by_seed
+from ablation.results import (
+    Difference,
+    Result,
+    Study,
+    mean_and_deviation,
+    paired_difference,
+    unequal_precision,
+    values_by_seed,
+)
 
 SIZES = ("AP75", "APs", "APm", "APl")
 MISSING = "missing"
@@ -30,9 +38,8 @@ def main_table(study: Study, dataset: str, group: str | None = None, kind: str =
         ours = values_by_seed(results, metric)
         cells = [f"`{name}`", results[0].label, runs_cell(results), spread(list(ours.values()))]
         for reference in references:
-            its = values_by_seed(arms.get(reference, []), metric)
-            cells.append("" if reference == name else difference_cell(paired_difference(ours, its)))
-        cells += [spread(list(values_by_seed(results, f"{kind}/{size}").values())) for size in SIZES]
+            cells.append("" if reference == name else compared(results, arms.get(reference, []), metric))
+        cells += [_of_size(results, f"{kind}/{size}") for size in SIZES]
         rows.append(cells)
     return markdown(head, rows)
 
@@ -45,9 +52,8 @@ def short_table(study: Study, dataset: str, groups: Sequence[str]) -> str:
         if results[0].group in groups and any(result.metrics for result in results):
             cells = [f"`{name}`", results[0].label, runs_cell(results)]
             for metric in ("mask/AP", "boundary/AP"):
-                ours, its = values_by_seed(results, metric), values_by_seed(arms.get(reference, []), metric)
-                difference = "" if name == reference else difference_cell(paired_difference(ours, its))
-                cells += [spread(list(ours.values())), difference]
+                difference = "" if name == reference else compared(results, arms.get(reference, []), metric)
+                cells += [spread(list(values_by_seed(results, metric).values())), difference]
             rows.append(cells)
     head = ["arm", "", "runs", "mask AP", f"difference to {reference}", "boundary AP", f"difference to {reference}"]
     return markdown(head, rows)
@@ -72,8 +78,8 @@ def product_table(
         return None
     rows, plain = [], next(iter(product["columns"]))
     for row, label in product["rows"].items():
-        first = values_by_seed(arms.get(cells.get((row, plain), ""), []), "mask/AP")
-        compared = (row, plain) in cells
+        first = arms.get(cells.get((row, plain), ""), [])
+        has_first = (row, plain) in cells
         for column, variant in product["columns"].items():
             results = arms.get(cells.get((row, column), ""))
             if results is None:
@@ -83,7 +89,7 @@ def product_table(
             seen = [r.inspection for r in results if r.inspection]
             rows.append([
                 label, variant, runs_cell(results), spread(list(scores["mask"].values())),
-                difference_cell(paired_difference(scores["mask"], first)) if compared and column != plain else "",
+                compared(results, first, "mask/AP") if has_first and column != plain else "",
                 *(spread(list(scores[kind].values())) for kind in ("boundary", "box")),
                 _seen(seen, list(values_by_seed(results, "boundary_f/ODS").values())),
                 _seen(seen, shares(results, "attention", "overall"), "%"), _seen(seen, dice(results)),
@@ -206,10 +212,11 @@ def below(histogram: Mapping[str, Any], limit: float) -> float:
 
 
 def runs_cell(results: Sequence[Result]) -> str:
-    """How many runs have ended, and what became of the others."""
-    ended = sum(bool(r.metrics) for r in results)
+    """How many runs have ended, with which seeds if not all, and what became of the others."""
+    ended = [r.seed for r in results if r.metrics]
     failed = sum(r.state == "failed" for r in results)
-    return f"{ended} of {len(results)}" + (f", {failed} failed" if failed else "")
+    some = f" (seed{'s' * (len(ended) > 1)} {', '.join(map(str, ended))})" if 0 < len(ended) < len(results) else ""
+    return f"{len(ended)} of {len(results)}{some}" + (f", {failed} failed" if failed else "")
 
 
 def spread(values: Sequence[float], unit: str = "") -> str:
@@ -220,19 +227,31 @@ def spread(values: Sequence[float], unit: str = "") -> str:
     return f"{mean:.1f}{unit}" if deviation is None else f"{mean:.1f} ± {deviation:.1f}{unit}"
 
 
-def difference_cell(difference: Difference | None) -> str:
+def compared(ours: Sequence[Result], its: Sequence[Result], metric: str) -> str:
+    """The difference of an arm to a reference, and of how many pairs the precision is not the same."""
+    unequal = unequal_precision(ours, its)
+    difference = paired_difference(values_by_seed(ours, metric), values_by_seed(its, metric))
+    return difference_cell(difference, f", {unequal} of unequal precision" if unequal else "")
+
+
+def difference_cell(difference: Difference | None, remark: str = "") -> str:
     """A difference with its interval and the number of pairs."""
     if difference is None:
         return MISSING
-    if difference.low is None:
-        return f"{difference.mean:+.1f} (n=1)"
-    return f"{difference.mean:+.1f} [{difference.low:+.1f}, {difference.high:+.1f}] (n={difference.pairs})"
+    interval = "" if difference.low is None else f" [{difference.low:+.1f}, {difference.high:+.1f}]"
+    return f"{difference.mean:+.1f}{interval} (n={difference.pairs}{remark})"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table; columns are not aligned."""
     lines = [f"| {' | '.join(cells)} |" for cells in (head, *rows)]
     return "\n".join([lines[0], f"|{'---|' * len(head)}", *lines[1:]])
+
+
+def _of_size(results: Sequence[Result], metric: str) -> str:
+    """Mean and deviation; nothing where runs have ended and the set has no object of this size."""
+    values = list(values_by_seed(results, metric).values())
+    return spread(values) if values or not any(r.metrics for r in results) else "-"
 
 
 def _number(value: float | None, unit: float, name: str) -> str:

@@ -100,34 +100,41 @@ def test_differences_are_those_of_scipy() -> None:
     assert found.high - found.mean == pytest.approx(2.484 * stats.tstd([8.1, 8.4, 10.0]), rel=1e-3)  # 4.303 / sqrt(3)
 
 
-def test_one_pair_has_no_interval_and_none_no_difference() -> None:
+def test_few_pairs_have_no_interval_and_none_no_difference() -> None:
     alone = results.paired_difference({0: 3.0, 1: 9.0}, {0: 1.0})
     assert (alone.mean, alone.low, alone.high, alone.pairs) == (2.0, None, None, 1)
     assert tables.difference_cell(alone) == "+2.0 (n=1)"
     assert results.paired_difference({0: 1.0}, {1: 1.0}) is None and tables.difference_cell(None) == "missing"
-    same = results.paired_difference({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})
+    two = results.paired_difference({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})  # alike by chance: no proof
+    assert tables.difference_cell(two) == "+1.0 (n=2)"
+    same = results.paired_difference({0: 2.0, 1: 3.0, 2: 4.0}, {0: 1.0, 1: 2.0, 2: 3.0})
     assert (same.low, same.high) == (1.0, 1.0)
     assert results.mean_and_deviation([]) == (None, None) and results.mean_and_deviation([2.0]) == (2.0, None)
     assert results.mean_and_deviation([1.0, 3.0]) == (2.0, pytest.approx(2**0.5))
 
 
 def test_the_page_says_what_is_there_and_what_is_missing(folder: Path, root: Path) -> None:
-    for seed, (a, e) in enumerate([(0.469, 0.55), (0.459, 0.544)]):
+    plan = json.loads((folder / "plan.json").read_text())
+    plan["runs"] += [about(arm, 3) for arm in "ae"]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    for seed, (a, e) in enumerate([(0.469, 0.55), (0.459, 0.544), (0.464, 0.547)]):
         finished(folder, "a", seed, a)
         finished(folder, "e", seed, e)
-    (folder / "near" / "e" / "seed2").mkdir()
+    (folder / "near" / "e" / "seed3").mkdir()
     attempts = {"overrides": [], "attempts": [{"started": "", "seconds": 1.0, "exit": 1}]}
-    (folder / "near" / "e" / "seed2" / "study.json").write_text(json.dumps(attempts))
+    (folder / "near" / "e" / "seed3" / "study.json").write_text(json.dumps(attempts))
     assert ablation_table.main([f"--runs={folder}"], root) == 0
     text = (root / "docs" / "results.md").read_text()
     assert text.startswith("# head\n") and text.endswith("tail\n") and "old" not in text
     assert "Each run: 100 steps of 8 images." in text
-    assert row(text, "a")[2:5] == ["2 of 3", "46.4 ± 0.7", ""]
-    assert row(text, "e")[2:5] == ["2 of 3, 1 failed", "54.7 ± 0.4", "+8.3 [+5.8, +10.8] (n=2)"]
-    assert row(text, "e")[5:] == ["54.7 ± 0.4", "54.7 ± 0.4", "54.7 ± 0.4", "missing"]  # AP75, APs, APm, APl
-    assert row(text, "e", 1)[3] == "44.7 ± 0.4" and row(text, "e", 2)[3] == "64.7 ± 0.4"  # boundary, box
+    assert row(text, "a")[2:5] == ["3 of 4 (seeds 0, 1, 2)", "46.4 ± 0.5", ""]
+    assert row(text, "e")[2:5] == [
+        "3 of 4 (seeds 0, 1, 2), 1 failed", "54.7 ± 0.3", "+8.3 [+7.8, +8.8] (n=3)",
+    ]  # fmt: skip
+    assert row(text, "e")[5:] == ["54.7 ± 0.3", "54.7 ± 0.3", "54.7 ± 0.3", "-"]  # AP75, APs, APm, APl: none is large
+    assert row(text, "e", 1)[3] == "44.7 ± 0.3" and row(text, "e", 2)[3] == "64.7 ± 0.3"  # boundary, box
     assert row(text, "l")[2:6] == ["0 of 3", "missing", "missing", "missing"]
-    assert row(text, "a", 3)[1:] == ["1.8 ± 0.4", "14.2 M", "5.1", "`study-near-a`", "0 of 2"]  # with the broken part
+    assert row(text, "a", 3)[1:] == ["2.0 ± 0.5", "14.2 M", "5.1", "`study-near-a`", "0 of 3"]  # with the broken part
     assert "## far\n\nMissing: no run of this set has ended." in text
     assert row(text, "e", 4)[1:6] == ["0.5 ± 0.0%", "2.0 ± 0.0%", "0.5 ± 0.0%", "2.0 ± 0.0%", "80.0 ± 0.0"]
     assert row(text, "a", 4)[1:3] == ["-", "-"] and row(text, "l", 3)[1:3] == ["missing", "missing"]
@@ -202,7 +209,7 @@ def test_a_product_has_a_table_of_its_own(folder: Path, root: Path) -> None:
     finished(folder, "new_more", 0, 0.5)
     ablation_table.main([f"--runs={folder}"], root)
     table = page.read_text().split("### The systems\n\n")[1].split("\n\n")[0].splitlines()
-    assert table[2] == "| Known | - | 1 of 3 | 40.0 |  | 30.0 | 50.0 | - | - | 80.0 | 14.2 M | 5.1 | missing |"
+    assert table[2] == "| Known | - | 1 of 3 (seed 0) | 40.0 |  | 30.0 | 50.0 | - | - | 80.0 | 14.2 M | 5.1 | missing |"
     assert table[3] == "| Known | a basis | 0 of 3" + " | missing" * 10 + " |"
     assert table[4].startswith("| New | - | 0 of 1 | missing") and table[5].startswith(
         "| New | a basis | 1 of 1 | 50.0"
@@ -212,7 +219,10 @@ def test_a_product_has_a_table_of_its_own(folder: Path, root: Path) -> None:
     times = {"near": {**work, "milliseconds": {"a": [12.34, 12.0, 13.0]}}}
     (root / "docs" / "latency.json").write_text(json.dumps(times))
     ablation_table.main([f"--runs={folder}"], root)
-    assert "| Known | - | 1 of 3 | 40.0 |  | 30.0 | 50.0 | - | - | 80.0 | 14.2 M | 5.1 | 12.3 |" in page.read_text()
+    assert (
+        "| Known | - | 1 of 3 (seed 0) | 40.0 |  | 30.0 | 50.0 | - | - | 80.0 | 14.2 M | 5.1 | 12.3 |"
+        in page.read_text()
+    )
     assert "an image of 64 x 32 with random weights" in page.read_text() and "9 rounds in turn" in page.read_text()
     finished(folder, "new_plain", 0, 0.42)
     ablation_table.main([f"--runs={folder}"], root)
@@ -236,6 +246,18 @@ def test_the_precision_of_every_run_is_told(folder: Path, root: Path) -> None:
         "Each run: 100 steps of 8 images. Precision of the trainings: bf16-mixed; in 32-true then bf16-mixed "
         "(arm, seed): `e` 0; in unknown (arm, seed): `e` 1.\n"
     ) in (root / "docs" / "results.md").read_text()
+    assert row((root / "docs" / "results.md").read_text(), "e")[4] == "+0.0 (n=2, 2 of unequal precision)"
+
+
+def test_a_difference_of_differences_is_that_of_each_seed(folder: Path, root: Path) -> None:
+    for seed, (a, e, low, high) in enumerate([(0.4, 0.5, 0.3, 0.42), (0.42, 0.5, 0.3, 0.44), (0.41, 0.55, 0.3, 0.45)]):
+        for arm, ap in (("a", a), ("e", e), ("l", low), ("z", high)):
+            finished(folder, arm, seed, ap)
+    expected = stats.ttest_1samp([-2.0, -6.0, -1.0], 0).confidence_interval(0.95)
+    (root / "findings.md").write_text("more: {{ interaction near e a z l mask/AP }}")
+    ablation_table.main([f"--runs={folder}"], root)
+    text = f"more: -3.0 [{expected.low:+.1f}, {expected.high:+.1f}] (n=3)"
+    assert text in (root / "docs" / "results.md").read_text()
 
 
 def test_what_cannot_be_compared_is_refused(folder: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,6 +272,9 @@ def test_what_cannot_be_compared_is_refused(folder: Path, root: Path, capsys: py
     assert ablation_table.main([f"--runs={folder}"], root) == 1
     assert "not of the same place" in capsys.readouterr().err
     (root / "docs" / "study.jsonl").unlink()
+    with pytest.raises(SystemExit):
+        ablation_table.main([f"--runs={root / 'nowhere'}"], root)
+    assert "no such folder" in capsys.readouterr().err and not (root / "nowhere").exists()
     assert ablation_table.main([f"--runs={root}"], root) == 1
     assert "`make study` writes it" in capsys.readouterr().err
 

@@ -141,7 +141,28 @@ def test_all_arms_come_with_the_first_seed_and_a_failure_stops_nothing(plan: Pat
     assert [attempt["exit"] for attempt in record["attempts"]] == [1, 0]
     assert (folder / "calls").read_text() == f"last {runs.precision()}\n" * 2
     assert runs.precisions(folder) == runs.precision()
+    assert record["attempts"][1]["commit"] == runs.commit()
     assert begun(finished(start(plan))[1]) == []
+
+
+def test_the_commit_of_the_code_is_kept_and_whether_it_was_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert runs.commit() is None
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b"]
+    for name in ("src/a.py", "conf/a.yaml", "docs/a.md"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("1")
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *command], check=True)
+    head = runs.commit()
+    assert len(head) == 12 and int(head, 16)
+    (tmp_path / "docs/a.md").write_text("2")
+    assert runs.commit() == head, "what the study writes is no change of the code"
+    (tmp_path / "conf/a.yaml").write_text("2")
+    assert runs.commit() == f"{head}+"
 
 
 def test_the_processor_time_of_a_run_is_its_own_work_in_all_attempts(
