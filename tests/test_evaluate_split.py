@@ -47,6 +47,13 @@ def test_parts_give_what_one_process_gives(ckpt: Path, tmp_path: Path, capsys: p
     assert {record["image_id"] for record in one} == {record["image_id"] for record in parts}
 
 
+def test_a_set_that_is_named_is_not_made(ckpt: Path, tmp_path: Path) -> None:
+    data = {"root": str(tmp_path / "typo"), "val_batch_size": None, "num_workers": None, "limit": None}
+    with pytest.raises(DataError, match="typo"):
+        run(ckpt, tmp_path / "metrics.json", data=data)
+    assert not (tmp_path / "typo").exists()
+
+
 def test_only_the_images_asked_for_count(ckpt: Path, tmp_path: Path) -> None:
     data = {"root": None, "val_batch_size": None, "num_workers": None, "limit": 2}
     for name, shard in (("one", None), ("split", "0/1")):

@@ -177,10 +177,26 @@ def test_init_from_takes_over_what_fits(trained: Path, root: Path, tmp_path: Pat
             ["train", "data=custom", "data.root=/absent"],
             "error: 1 mistake in the configuration:\ndata.root: /absent",
         ),
+        (
+            ["train", "data=custom", "recipe=finetune_small"],
+            "error: data.root: no value, and it has no default; set data",
+        ),
+        (["verify", "data=custom"], "error: data.root: no value, and it has no default; set data.root=VALUE"),
+        (
+            ["train", *TOY, "data.root=set", "model.num_classes=2"],
+            "error: model.num_classes: 2, but the annotations have 3 categories; set it to null",
+        ),
         (["evaluate", "ckpt=/absent.ckpt"], "error: ckpt: /absent.ckpt: no such checkpoint"),
         (["evaluate", "predictions=/absent.json", "annotations=/absent.json"], "error: "),
     ],
-    ids=["train", "evaluate a checkpoint", "evaluate results"],
+    ids=[
+        "train",
+        "train without a root",
+        "verify without a root",
+        "too few classes",
+        "evaluate a checkpoint",
+        "evaluate results",
+    ],
 )
 def test_what_a_user_can_mend_is_told_without_a_traceback(command: list[str], told: str, tmp_path: Path) -> None:
     done = run(*command, cwd=tmp_path, check=False)

@@ -16,7 +16,8 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from rich.console import Console
 
-from b2inst.config import plain
+from b2inst.config import build, plain
+from b2inst.data.errors import DataError
 from b2inst.paths import config_dir
 from b2inst.verify import verify
 from b2inst.viz_sheet import THUMBNAIL, Sheet, contact_sheet
@@ -100,6 +101,19 @@ def test_what_is_missing_as_a_whole_is_reported_and_the_rest_examined(root: Path
     report = verify(_config(tmp_path / "nowhere", tmp_path / "out"))
     assert report.splits["train"].tally.counts == {"annotation file": 1}
     assert "data.root=DIR" in report.examples("annotation file")[0].remedy
+
+
+def test_a_file_without_annotations_is_an_error_where_empty_images_are_left_out(root: Path, tmp_path: Path) -> None:
+    path = root / "annotations/instances_train.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "annotations": []}))
+    (root / "annotations/instances_val.json").write_text(json.dumps({**content, "annotations": []}))
+    config = _config(root, tmp_path / "o", "data.val.images=train")
+    report = verify(config)
+    (problem,) = report.examples("no annotation")
+    assert report.total("error") == 1 and problem.where == str(path)
+    with pytest.raises(DataError, match="no image is left.*skip_empty=true"):
+        build(config["data"]).dataset("train")
 
 
 def test_categories_of_the_splits_are_compared(root: Path, tmp_path: Path) -> None:

@@ -123,5 +123,11 @@ def _texts(node: Any) -> Iterator[str]:
 
 
 def plain(cfg: DictConfig) -> dict[str, Any]:
-    """The resolved configuration as plain dicts and lists."""
+    """The resolved configuration as plain dicts and lists.
+
+    Raises:
+        ConfigError: a value is missing that has no default.
+    """
+    if missing := sorted(OmegaConf.missing_keys(cfg)):
+        raise ConfigError("\n".join(f"{key}: no value, and it has no default; set {key}=VALUE" for key in missing))
     return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]

@@ -49,10 +49,12 @@ def check(config: dict[str, Any], *, multirun: bool = False) -> None:
 
 def _values(config: Mapping[str, Any]) -> Lines:
     whole = {"data.batch_size": 1, "schedule.steps": 1, "schedule.warmup_steps": 0,
-             "optim.reference_batch": 1, "data.num_workers": 0, "seed": 0}  # fmt: skip
+             "optim.reference_batch": 1, "data.num_workers": 0, "seed": 0, "model.fpn.channels": 1,
+             "model.basis.channels": 1, "model.assembly.mask_size": 1}  # fmt: skip
     optional = {
         "model.num_bases": 1,
         "model.num_classes": 1,
+        "model.mask_positives": 1,
         "data.val_batch_size": 1,
         "data.train.limit": 1,
         "data.val.limit": 1,
@@ -188,7 +190,8 @@ def _backbone(config: Mapping[str, Any]) -> Lines:
     starts = (weights, config.get("init_from"), config.get("ckpt_path"))
     if norm == "frozen_bn" and all(start is None for start in starts) and get(config, "model.backbone"):
         yield ("model.backbone.norm: frozen_bn with a random start would normalize nothing; set "
-               "model.backbone.norm=bn (or gn) and freeze_at=0, or give model.backbone.weights")  # fmt: skip
+               "model.backbone.norm=bn (or gn) and freeze_at=0, or give model.backbone.weights: the path of a file, or "
+               "imagenet with model.backbone.preset=torchvision")  # fmt: skip
 
 
 def _trainer(config: Mapping[str, Any]) -> Lines:

@@ -70,6 +70,8 @@ def data_config(trained_with: dict[str, Any], config: dict[str, Any]) -> dict[st
     """The data settings of a checkpoint with the changes of the command line."""
     changes = config["data"]
     data = {**trained_with, **{k: v for k, v in changes.items() if v is not None and k != "limit"}}
+    if changes["root"] is not None:
+        data["prepare"] = None  # what is named is there, and nothing is made in its place
     val = dict(data["val"])
     if changes["limit"] is not None:
         val["limit"] = changes["limit"]

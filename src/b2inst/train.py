@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,11 @@ def train(config: dict[str, Any], multirun: bool = False) -> Scores:
         config["classes"], config["category_ids"] = list(data.class_names), list(data.category_ids)
         if config["model"]["num_classes"] is None:
             config["model"]["num_classes"] = data.num_classes
+        elif config["model"]["num_classes"] < data.num_classes:
+            raise ConfigError(
+                f"model.num_classes: {config['model']['num_classes']}, but the annotations have {data.num_classes} "
+                "categories; set it to null, which takes as many"
+            )
         ckpt_path = resolve_checkpoint(config["ckpt_path"], output)
         module = LitSegmenter(config)
         if config["init_from"] is not None:
@@ -221,7 +227,8 @@ def main(cfg: DictConfig) -> float | None:
         cfg.output = run.runtime.output_dir
     elif distributed.rank() and not distributed.started_from_outside() > 1:
         cfg.output = run.runtime.output_dir  # the name holds the time, and the first process has started earlier
-    config = plain(cfg)
+    with nullcontext() if multirun else runtime.told_in_words():
+        config = plain(cfg)
     if multirun and config["sweep"]["resume"] and (metrics := _go_on(config)) is not None:
         log.info("done already: %s", config["output"])
         return metrics.get(config["objective"])

@@ -68,6 +68,10 @@ def _annotations(data: B2InstDataModule, split: SplitName, part: SplitReport) ->
         return None
     scan = scan_annotations(part.annotations, part.tally.add)
     part.categories, part.counts = scan.categories, scan.counts()
+    instances = part.counts["annotations"] - part.counts["crowds"]
+    if not instances and (data.splits[split].skip_empty or not scan.images):
+        what = f"none of its {len(scan.images)} images has an instance, and skip_empty=true leaves out those without"
+        part.tally.add(Problem("no annotation", str(part.annotations), what, "add annotations, or give another file"))
     return scan
 
 

@@ -207,7 +207,7 @@ def test_a_tally_keeps_few_examples_and_all_counts() -> None:
 
 
 def test_every_kind_of_the_annotations_is_tried_here() -> None:
-    elsewhere = {"annotation file", "image folder", "categories differ", "image without a record"}
+    elsewhere = {"annotation file", "no annotation", "image folder", "categories differ", "image without a record"}
     files = {"missing image file", "damaged image file", "image of another size"}
     assert {kind for kind, *_ in EDITS} | elsewhere | files == set(KINDS)
     assert [severity(kind) for kind in KINDS] == ["error"] * len(ERRORS) + ["warning"] * (len(KINDS) - len(ERRORS))

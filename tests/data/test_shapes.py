@@ -19,6 +19,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from b2inst.data import shapes, shapes_outlines
+from b2inst.data.errors import DataError
 
 SMALL = {"seed": 3, "train_images": 24, "val_images": 9, "size": 128}
 TINY = {"seed": 1, "train_images": 2, "val_images": 1, "size": 64}
@@ -218,14 +219,14 @@ def test_generate_repairs_its_own_set(tmp_path: Path) -> None:
 def test_foreign_files_are_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "holiday.jpg").write_bytes(b"mine")
-    with pytest.raises(FileExistsError, match=r"no shapes\.json \(holiday\.jpg\).*another root"):
+    with pytest.raises(DataError, match=r"no shapes\.json \(holiday\.jpg\).*another root"):
         shapes.ensure(tmp_path / "photos", **TINY)
     shapes.ensure(tmp_path / "shapes", **TINY)
     (tmp_path / "shapes" / "train" / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match=r"besides a shapes data set \(train/notes\.txt\)"):
+    with pytest.raises(DataError, match=r"besides a shapes data set \(train/notes\.txt\)"):
         shapes.ensure(tmp_path / "shapes", **{**TINY, "seed": 2})
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(FileExistsError, match="is a file"):
+    with pytest.raises(DataError, match="is a file"):
         shapes.generate(tmp_path / "file", **TINY)
     assert (tmp_path / "photos" / "holiday.jpg").read_bytes() == b"mine"
     assert (tmp_path / "shapes" / "train" / "notes.txt").exists() and (tmp_path / "shapes" / "shapes.json").exists()

@@ -105,7 +105,11 @@ class CocoDataset(Dataset[Sample | Damaged]):
         rows = index.instance_counts > 0 if skip_empty else np.ones(len(index.images), bool)
         self.images = index.images.take(np.flatnonzero(rows)[:limit])
         if not self.images:
-            raise DataError(f"{index.path}: no image is left with skip_empty={skip_empty} and limit={limit}")
+            why = "skip_empty=true leaves out those without an instance" if skip_empty else f"limit={limit}"
+            raise DataError(
+                f"{index.path}: no image is left of {len(index.images)}, {why}; add annotations, or give another file: "
+                "data.train.annotations=FILE, data.val.annotations=FILE"
+            )
         if not self.folder.is_dir():
             raise DataError(f"{self.folder}: is no folder; give the images of {index.path.name}: data.train.images=DIR")
 

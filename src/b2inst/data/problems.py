@@ -12,8 +12,8 @@ from b2inst.data.errors import DataError
 Severity = Literal["error", "warning"]
 
 ERRORS = (
-    "annotation file", "image folder", "categories differ", "malformed record", "duplicate id", "unknown image",
-    "unknown category", "malformed segmentation", "polygon with < 3 points", "RLE of another size",
+    "annotation file", "no annotation", "image folder", "categories differ", "malformed record", "duplicate id",
+    "unknown image", "unknown category", "malformed segmentation", "polygon with < 3 points", "RLE of another size",
     "RLE counts do not fit", "missing image file", "damaged image file", "image of another size",
 )  # fmt: skip
 WARNINGS = (

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -32,8 +33,11 @@ import cv2
 import numpy as np
 from pycocotools import mask as rle_tools
 
+from b2inst.data.errors import DataError
 from b2inst.data.shapes_outlines import Array
 from b2inst.data.shapes_scene import Scene, compose, photograph
+
+log = logging.getLogger(__name__)
 
 VERSION = 13  # raise it with every change of the pictures or annotations: folders of older versions are made anew
 GENERATOR = "b2inst.data.shapes"
@@ -168,9 +172,9 @@ def _refuse_foreign(root: Path) -> None:
     """Raise if `root` holds anything that this generator did not write."""
     if not root.exists():
         return
-    remedy = "move it away or choose another root; nothing was changed"
+    remedy = "move it away or choose another root, or data=custom for a set of your own; nothing was changed"
     if not root.is_dir():
-        raise FileExistsError(f"{root} is a file, and the shapes data set needs a folder: {remedy}")
+        raise DataError(f"{root} is a file, and the shapes data set needs a folder: {remedy}")
     found = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
     manifest = _read_manifest(root)
     own = {"shapes.json", *(f"annotations/instances_{split}.json" for split in SPLITS)} if manifest else set()
@@ -180,7 +184,7 @@ def _refuse_foreign(root: Path) -> None:
     if foreign := sorted(found - own):
         why = "besides a shapes data set" if manifest else "and no shapes.json"
         listed = ", ".join(foreign[:3])
-        raise FileExistsError(f"{root} holds {len(foreign)} file(s) of others {why} ({listed}): {remedy}")
+        raise DataError(f"{root} holds {len(foreign)} file(s) of others {why} ({listed}): {remedy}")
 
 
 def _install(built: Path, root: Path, params: Params, keep_equal: bool) -> None:
@@ -214,6 +218,7 @@ def _make(root: Path | str, params: Params, keep_equal: bool) -> None:
             _write_split(built, params, split)
         (built / "shapes.json").write_text(json.dumps(_manifest(params), indent=2) + "\n")
         _install(built, root, params, keep_equal)
+        log.info("made the built-in shapes in %s; data=custom takes a set of your own", root)
     finally:
         cv2.setNumThreads(threads)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -234,7 +239,7 @@ def generate(
         size: longest side of an image in pixels, at least 64; width and height vary down to 5/6 of it.
 
     Raises:
-        FileExistsError: `root` holds files that this generator did not write.
+        DataError: `root` holds files that this generator did not write.
         ValueError: a parameter is out of its range.
     """
     _make(root, Params(seed, train_images, val_images, size), keep_equal=False)
@@ -251,7 +256,7 @@ def ensure(root: Path | str, **params: int) -> None:
         params: as of `generate`.
 
     Raises:
-        FileExistsError: `root` holds files that this generator did not write.
+        DataError: `root` holds files that this generator did not write.
         ValueError: a parameter is out of its range.
     """
     _make(root, Params(**params), keep_equal=True)
@@ -267,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     root = options.pop("root")
     try:
         ensure(root, **options)
-    except (FileExistsError, ValueError) as error:
+    except ValueError as error:
         parser.error(str(error))
     print(f"{root}: {options['train_images']} train and {options['val_images']} val images, seed {options['seed']}")
 
