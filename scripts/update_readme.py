@@ -35,8 +35,11 @@ def row(run: Path) -> str:
     metrics = json.loads((run / "metrics.json").read_text())
     config = OmegaConf.load(run / "config.yaml")
     steps = config["schedule"]["steps"]
-    limit = config["data"]["val"]["limit"]
-    data = Path(config["data"]["root"]).name + (f", {limit} images" if limit else "")
+    val = config["data"]["val"]
+    # an annotation file that is null is that of the split's own name
+    learned = str(val.get("annotations") or "").rpartition("/")[2].startswith("instances_train")
+    told = [*([str(val["limit"])] if val["limit"] else []), *(["training"] if learned else []), "images"]
+    data = Path(config["data"]["root"]).name + (f", {' '.join(told)}" if len(told) > 1 else "")
     images = config["data"]["batch_size"] * config["trainer"].get("accumulate_grad_batches", 1)
     cells = [f"`{config['name']}`", data, f"{steps:,} of {images}", *(_percent(metrics.get(key)) for key in COLUMNS)]
     return f"| {' | '.join(cells)} |"

@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import maximum_bipartite_matching
 from torch import Tensor
 
 from b2inst.metrics.boundary_f import BoundaryF, best_of_image, count_matches, joined, precision_recall_f
-from b2inst.metrics.boundary_truth import true_boundaries
+from b2inst.metrics.boundary_truth import crowd_area, true_boundaries
 from b2inst.metrics.ground_truth import GroundTruth
 
 HALF = np.array([0.5])
@@ -214,8 +214,11 @@ def test_what_cannot_be_measured() -> None:
         BoundaryF(thresholds=0)
     with pytest.raises(ValueError, match="tolerance=2: give a share"):
         BoundaryF(tolerance=2)
-    with pytest.raises(ValueError, match=r"probs \(1, 4, 4\).*1 classes"):
-        BoundaryF(("a",)).update(1, torch.zeros(1, 4, 4), torch.zeros(1, 4, 4).bool())
+    for count in (1, 3):
+        with pytest.raises(ValueError, match=f"{count} maps; give 1 \\+ 1"):
+            BoundaryF(("a",)).update(1, torch.zeros(count, 4, 4), torch.zeros(count, 4, 4).bool())
+    with pytest.raises(ValueError, match=r"map 0: probs \(4, 4\), truth \(4, 5\)"):
+        BoundaryF().update(1, torch.zeros(1, 4, 4), torch.zeros(1, 4, 5).bool())
 
 
 def test_the_table_of_the_curve(tmp_path: Path) -> None:
@@ -245,7 +248,7 @@ def test_true_boundaries_by_hand() -> None:
                         square(0, 0, 1, 1, segmentation=crowd, iscrowd=1, bbox=[10, 0, 2, 8], area=16)],
     })  # fmt: skip
     truth.rasterize()
-    maps, ignored = true_boundaries(truth, 1, [3, 5])
+    maps, ignored = torch.stack(list(true_boundaries(truth, 1, [3, 5]))), crowd_area(truth, 1)
     five = ["1111", "...1", "...1", "1111"]  # none at the left, where the image ends
     three = ["111", "1.1", "111"]
     wanted = torch.zeros(3, 8, 12, dtype=torch.bool)
@@ -254,5 +257,5 @@ def test_true_boundaries_by_hand() -> None:
     wanted[0] = wanted[1] | wanted[2]
     assert torch.equal(maps, wanted)
     assert ignored[:, 10:].all() and ignored.sum() == 16
-    maps, ignored = true_boundaries(truth, 2)
-    assert maps.shape == (1, 3, 4) and not maps.any() and ignored.shape == (3, 4) and not ignored.any()
+    (alone,), ignored = true_boundaries(truth, 2), crowd_area(truth, 2)
+    assert alone.shape == (3, 4) and not alone.any() and ignored.shape == (3, 4) and not ignored.any()

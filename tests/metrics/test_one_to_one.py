@@ -9,6 +9,7 @@ import pytest
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
+from b2inst.metrics import one_to_one
 from b2inst.metrics.one_to_one import matched_in_order, neighbors_within
 
 
@@ -40,3 +41,11 @@ def test_neighbors_are_those_within_the_distance_nearest_first(distance: float) 
         assert away == sorted(away)
         assert sorted(found) == [n for n, pixel in enumerate(pixels) if math.dist(place, pixel) <= distance]
     assert neighbors_within(places[:0], mask, distance) == []
+
+
+def test_neighbors_are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = np.random.default_rng(0).random((7, 9)) > 0.6
+    places = np.argwhere(np.ones_like(mask))
+    whole = neighbors_within(places, mask, 2.0)
+    monkeypatch.setattr(one_to_one, "AT_ONCE", 100)
+    assert neighbors_within(places, mask, 2.0) == whole

@@ -44,6 +44,16 @@ def test_of_pixels_of_equal_value_the_one_in_the_middle_is_kept(width: int) -> N
         assert torch.equal(kept if maps is probs else kept.T, (torch.arange(21) == 9 + width // 2).expand(20, 21))
 
 
+@pytest.mark.parametrize("width", [400, 4000])
+def test_large_maps_are_thinned_as_small_ones(width: int) -> None:
+    """Lines one cell wide, enlarged 4 times: their ridge runs between two pixels."""
+    cells = torch.zeros(1, 1, 8, width // 4)
+    cells[..., 3::7] = 0.9
+    enlarged = torch.nn.functional.interpolate(cells, scale_factor=4, mode="bilinear")[0]
+    for maps, across in ((enlarged, 1), (enlarged.transpose(1, 2), 0)):
+        assert ((thinned(maps)[0] > 0.5).sum(dim=across) == len(range(3, width // 4, 7))).all()
+
+
 def test_half_precision_is_taken_in() -> None:
     probs, _ = ridge(0.0)
     assert thinned(probs[None].bfloat16()).dtype == torch.float32

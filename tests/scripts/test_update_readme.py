@@ -43,6 +43,9 @@ def test_a_limited_validation_is_stated(run: Path) -> None:
     text = (run / "config.yaml").read_text().replace("limit: null", "limit: 24")
     (run / "config.yaml").write_text(text)
     assert "| shapes, 24 images |" in readme.row(run)
+    seen = text.replace("val: {", "val: {annotations: annotations/instances_train2017.json, ")
+    (run / "config.yaml").write_text(seen)
+    assert "| shapes, 24 training images |" in readme.row(run)
 
 
 def test_what_is_missing_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from b2inst.metrics.boundary_f import BoundaryF
-from b2inst.metrics.boundary_truth import true_boundaries
+from b2inst.metrics.boundary_truth import crowd_area, true_boundaries
 from b2inst.metrics.ground_truth import GroundTruth
 from b2inst.models.segmenter import Outputs, Segmenter
 from b2inst.ops.upsample import onto_image
@@ -48,6 +48,7 @@ class BoundaryOutput(BoundaryF):
         canvas = tuple(images.pixels.shape[-2:])
         sizes, ids = images.sizes.tolist(), images.image_ids.tolist()
         for probs, size, image_id in zip(maps.sigmoid(), sizes, ids, strict=True):
-            truth, crowd = true_boundaries(self.truth, image_id, self.category_ids)
-            shown = onto_image(probs, canvas, tuple(size), self.truth.image_size(image_id))
-            self.update(image_id, shown, truth.to(shown.device), crowd.to(shown.device))
+            whole = self.truth.image_size(image_id)
+            shown = (onto_image(own[None], canvas, tuple(size), whole)[0] for own in probs)  # one full map at a time
+            truth = (true.to(probs.device) for true in true_boundaries(self.truth, image_id, self.category_ids))
+            self.update(image_id, shown, truth, crowd_area(self.truth, image_id).to(probs.device))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -171,31 +171,34 @@ class BoundaryF:
         self.thin = thin
         self.state = self._empty()
 
-    def update(self, image_id: int, probs: Tensor, truth: Tensor, ignored: Tensor | None = None) -> None:
+    def update(
+        self, image_id: int, probs: Iterable[Tensor], truth: Iterable[Tensor], ignored: Tensor | None = None
+    ) -> None:
         """Add an image.
 
         Args:
             image_id: of the annotation file.
-            probs: (M, H, W) in [0, 1], at the size of the image: whatever class, then each class.
-            truth: (M, H, W) bool, one-pixel boundaries.
+            probs: M maps (H, W) in [0, 1], at the size of the image: whatever class, then each class.
+            truth: M maps (H, W) bool, one-pixel boundaries.
             ignored: (H, W) bool, crowds: what is there or within the tolerance counts neither as right nor as wrong.
 
         Raises:
             ValueError: shapes that do not fit.
         """
-        if probs.shape != truth.shape or probs.ndim != 3 or len(probs) != 1 + len(self.classes):
-            raise ValueError(
-                f"probs {tuple(probs.shape)}, truth {tuple(truth.shape)}: both have to be (1 + classes, H, W) with "
-                f"{len(self.classes)} classes"
-            )
-        distance = tolerance_pixels(*probs.shape[1:], self.tolerance)
-        if ignored is not None:
-            ignored = clipped_distance(ignored[None], math.floor(distance) + 1)[0] <= distance
-        counts = np.zeros_like(self.state.total)
-        for row, (own, true) in enumerate(zip(probs, truth, strict=True)):
-            if own.max() >= self.thresholds[0] or true.any():  # one at a time: full maps of many classes are large
+        counts, ignored = np.zeros_like(self.state.total), ignored if ignored is None or ignored.any() else None
+        maps = 0
+        for own, true in zip(probs, truth, strict=True):
+            if own.shape != true.shape or own.ndim != 2:
+                raise ValueError(f"map {maps}: probs {tuple(own.shape)}, truth {tuple(true.shape)}; both are (H, W)")
+            distance = tolerance_pixels(*own.shape, self.tolerance)
+            if maps == 0 and ignored is not None:
+                ignored = clipped_distance(ignored[None], math.floor(distance) + 1)[0] <= distance
+            if maps < len(counts) and (own.max() >= self.thresholds[0] or true.any()):
                 own = thinned(own[None])[0] if self.thin else own
-                counts[row] = count_matches(own, true, distance, self.thresholds, ignored)
+                counts[maps] = count_matches(own, true, distance, self.thresholds, ignored)
+            maps += 1
+        if maps != len(counts):
+            raise ValueError(f"{maps} maps; give 1 + {len(self.classes)}: whatever class, then each class")
         self.state.add(self.state.last)
         self.state.last = image_id, counts
 
@@ -258,6 +261,8 @@ def _at_least(values: Tensor, thresholds: NDArray[np.float64]) -> Counts:
 
 def _paired(probs: Tensor, predicted: Tensor, truth: Tensor, tolerance: float) -> Tensor:
     """Values of the predicted pixels that get a true one of their own, if those of larger values come first."""
+    if not truth.any():
+        return probs.new_zeros(0)
     near = clipped_distance(truth[None], math.floor(tolerance) + 1)[0] <= tolerance
     candidates = predicted & near
     values, order = probs[candidates].sort(descending=True, stable=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from b2inst.metrics.ground_truth import GroundTruth
 from b2inst.ops.laplacian import any_boundary
 
 
-def true_boundaries(truth: GroundTruth, image_id: int, category_ids: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+def true_boundaries(truth: GroundTruth, image_id: int, category_ids: Sequence[int] = ()) -> Iterator[Tensor]:
     """Boundaries of the instances of an image, as the boundary basis learns them: what the Laplacian finds in a mask.
 
     The boundary of an instance is its inner contour, one pixel wide; where the image cuts it off there is none. Two
@@ -24,25 +25,26 @@ def true_boundaries(truth: GroundTruth, image_id: int, category_ids: Sequence[in
         image_id: of the image.
         category_ids: C categories with a map of their own.
 
-    Returns:
-        (1 + C, H, W) bool, the boundary of all instances and that of each category, in pixels of the file; and (H, W)
-        bool, where crowds are, whose boundaries are not known.
+    Yields:
+        (H, W) bool, the boundary of all instances and then that of each category, in pixels of the file.
     """
-    annotations = truth.imgToAnns.get(image_id, [])
-    height, width = truth.image_size(image_id)
-    objects = [annotation for annotation in annotations if not annotation["iscrowd"]]
-    masks = _decoded(objects, height, width)
-    maps = [any_boundary(masks)]
+    objects, masks = _decoded(truth, image_id, crowds=False)
+    yield any_boundary(masks).bool()
     for category in category_ids:
         own = [index for index, annotation in enumerate(objects) if annotation["category_id"] == category]
-        maps.append(any_boundary(masks[own]))
-    crowds = _decoded([annotation for annotation in annotations if annotation["iscrowd"]], height, width)
-    return torch.stack(maps).bool(), crowds.any(dim=0)
+        yield any_boundary(masks[own]).bool()
 
 
-def _decoded(annotations: Sequence[dict], height: int, width: int) -> Tensor:
-    """(I, H, W) bool masks."""
-    if not annotations:
-        return torch.zeros(0, height, width, dtype=torch.bool)
-    masks = np.stack([rle_tools.decode(annotation["segmentation"]) for annotation in annotations])
-    return torch.from_numpy(masks).bool()
+def crowd_area(truth: GroundTruth, image_id: int) -> Tensor:
+    """(H, W) bool, where the crowds of an image are, whose boundaries are not known."""
+    return _decoded(truth, image_id, crowds=True)[1].any(dim=0)
+
+
+def _decoded(truth: GroundTruth, image_id: int, crowds: bool) -> tuple[list[dict[str, Any]], Tensor]:
+    """The I annotations of an image that are crowds, or are none, and their masks (I, H, W) bool."""
+    height, width = truth.image_size(image_id)
+    chosen = [ann for ann in truth.imgToAnns.get(image_id, []) if bool(ann["iscrowd"]) == crowds]
+    masks = np.zeros((len(chosen), height, width), np.uint8)
+    for mask, annotation in zip(masks, chosen, strict=True):
+        mask[:] = rle_tools.decode(annotation["segmentation"])
+    return chosen, torch.from_numpy(masks).view(torch.bool)

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+AT_ONCE = 2_000_000  # pairs that are looked at, which take 50 MB
+
 
 def neighbors_within(places: NDArray[np.int64], mask: NDArray[np.bool_], distance: float) -> list[list[int]]:
     """Find the pixels of a mask around places.
@@ -26,10 +28,13 @@ def neighbors_within(places: NDArray[np.int64], mask: NDArray[np.bool_], distanc
     offsets = np.array([(y, x) for y in range(2 * reach + 1) for x in range(2 * reach + 1)])
     away = np.hypot(*(offsets - reach).T)
     offsets = offsets[np.argsort(away, kind="stable")][: (away <= distance).sum()]
-    found = numbers[places[:, :1] + offsets[:, 0], places[:, 1:] + offsets[:, 1]]  # [P, offsets]
-    there = found >= 0
-    listed, ends = found[there].tolist(), np.cumsum(there.sum(axis=1)).tolist()
-    return [listed[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    neighbors: list[list[int]] = []
+    for part in np.array_split(places, len(places) * len(offsets) // AT_ONCE + 1):
+        found = numbers[part[:, :1] + offsets[:, 0], part[:, 1:] + offsets[:, 1]]  # [part of P, offsets]
+        there = found >= 0
+        listed, ends = found[there].tolist(), np.cumsum(there.sum(axis=1)).tolist()
+        neighbors += [listed[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    return neighbors
 
 
 def matched_in_order(choices: Sequence[Sequence[int]], count: int) -> NDArray[np.bool_]:

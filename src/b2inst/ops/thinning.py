@@ -36,10 +36,10 @@ def thinned(probs: Tensor) -> Tensor:
         xx, xy, yy = _curvature(smoothed)
         # the axis of the larger eigenvalue; on a ridge that of the other one, which is negative, is the stronger
         angle = 0.5 * torch.atan2(2 * xy, xx - yy) + math.pi / 2 * (xx + yy < 0)
-        across = torch.stack([angle.cos(), angle.sin()], dim=-1)  # [B, H, W, 2], (x, y) in pixels
-        heights = maps + 1e-3 * smoothed + _ramp(maps)
-        largest = torch.maximum(_moved(heights, across), _moved(heights, -across))
-        return torch.where(heights >= largest, maps, 0)[:, 0]
+        x, y = angle.cos(), angle.sin()
+        heights = (maps + 1e-3 * smoothed + _ramp(maps))[:, 0]
+        largest = torch.maximum(_moved(heights, x, y), _moved(heights, -x, -y))
+        return torch.where(heights >= largest, maps[:, 0], 0)
 
 
 def _ramp(maps: Tensor) -> Tensor:
@@ -68,11 +68,23 @@ def _curvature(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return xx, xy, yy
 
 
-def _moved(maps: Tensor, offset: Tensor) -> Tensor:
-    """(B, 1, H, W) values at an offset (B, H, W, 2), (x, y) in pixels, from each pixel."""
-    height, width = maps.shape[2:]
-    y = torch.arange(height, device=maps.device, dtype=maps.dtype)[:, None]
-    x = torch.arange(width, device=maps.device, dtype=maps.dtype)
-    # pixel i has its center at (2 i + 1) / size - 1 in the frame of grid_sample
-    grid = torch.stack([(2 * (x + offset[..., 0]) + 1) / width, (2 * (y + offset[..., 1]) + 1) / height], dim=-1) - 1
-    return F.grid_sample(maps, grid, mode="bilinear", padding_mode="border", align_corners=False)
+def _moved(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """(B, H, W) values at offsets x, y (B, H, W) in [-1, 1] pixels from each pixel, bilinear; the border continues.
+
+    Not grid_sample, whose coordinates are shares of the size: in large maps they miss by more than neighbors differ.
+    """
+    padded = F.pad(maps[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    right, down = x >= 0, y >= 0
+    along_x, along_y = x.abs(), y.abs()
+
+    def at(dy: Tensor | int, dx: Tensor | int) -> Tensor:
+        """The value dy and dx in {-1, 0, 1} pixels away."""
+        rows = torch.arange(1, maps.shape[1] + 1, device=maps.device)[:, None] + dy
+        columns = torch.arange(1, maps.shape[2] + 1, device=maps.device) + dx
+        place = (rows * padded.shape[2] + columns).expand_as(maps)
+        return padded.flatten(1).gather(1, place.flatten(1)).view_as(maps)
+
+    step_x, step_y = torch.where(right, 1, -1), torch.where(down, 1, -1)
+    near = at(0, 0) + along_x * (at(0, step_x) - at(0, 0))
+    far = at(step_y, 0) + along_x * (at(step_y, step_x) - at(step_y, 0))
+    return near + along_y * (far - near)

@@ -104,7 +104,10 @@ class DynamicConvolutions(Assembly):
         return self._cut(logits, instances), loss
 
     def loss(self, logits: Tensor, target: Tensor, weight: Tensor, normalizer: Tensor) -> Tensor:
-        """Dice loss with squared denominators, mean over the positives, all of the same weight."""
+        """Dice loss with squared denominators, mean over the positives whose target is not empty, all of one weight.
+
+        CondInst has the others in its mean, as constants of 1 without a gradient.
+        """
         return dice_loss(logits, target)
 
     def _enlarged(self, bases: Tensor, instances: Instances) -> Tensor:
