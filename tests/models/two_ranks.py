@@ -23,9 +23,10 @@ from b2inst.losses.kervadec import Kervadec
 from b2inst.models.assembly.blend import AttentionBlend
 from b2inst.models.assembly.dynamic import DynamicConvolutions
 from b2inst.models.assembly.linear import LinearCombination
+from b2inst.models.assembly.quadrant import QuadrantCombination
 from b2inst.models.backbone import ResNet
 from b2inst.models.basis import BasisHead, SemanticHead
-from b2inst.models.boundary import GlobalBoundary, InstanceBoundary, NoBoundary
+from b2inst.models.boundary import GlobalBoundary, InstanceBoundary, NoBoundary, UnsupervisedBoundary
 from b2inst.models.fpn_yolact import YolactFPN
 from b2inst.models.protonet_yolact import YolactProtonet
 from b2inst.ops.dist import reduce_mean
@@ -49,6 +50,9 @@ VARIANTS = {
     "global": partial(fcos, GlobalBoundary(), "iou_boundary", "fg", AttentionBlend(attention_size=7, mask_size=28)),
     "instance": partial(fcos, InstanceBoundary(), "iou", "moving_fg", LinearCombination(mask_size=28)),
     "none": partial(fcos, NoBoundary(), "fcn_iou", "all", DynamicConvolutions(mask_size=28)),
+    "unsupervised": partial(  # with a limit that leaves nothing out, as each process draws on its own
+        fcos, UnsupervisedBoundary(), "boundary", "fg", QuadrantCombination(mask_size=28), mask_positives=1000
+    ),
     # Group norm here too: a little rounding must not grow until another anchor is the hardest.
     "yolact": partial(
         build.yolact, InstanceBoundary(), "iou", fpn=partial(YolactFPN, channels=64, norm="gn"),
