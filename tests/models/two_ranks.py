@@ -111,8 +111,12 @@ def part(whole: Batch, rank: int) -> Batch:
     )  # fmt: skip
 
 
+@torch.backends.mkldnn.flags(enabled=False)
 def learn(variant: str, rank: int | None = None) -> dict[str, dict[str, torch.Tensor]]:
     """One step of SGD on each case.
+
+    Without oneDNN, which has other convolutions for two images than for four on some processors: they round
+    differently, and what is binarized for the targets of the scores then flips here and there.
 
     Returns:
         losses (mean over the processes), gradients and weights, by what they are of.
