@@ -110,10 +110,8 @@ def readme_block(study: Study, root: Path) -> str:
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     """Command line entry; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=RUNS, help="default: %(default)s")
+    parser.add_argument("--runs", type=Path, default=RUNS, help="what lacks is put back there (default: %(default)s)")
     options = parser.parse_args(arguments)
-    if options.runs != RUNS and not options.runs.is_dir():
-        parser.error(f"--runs {options.runs}: no such folder")
     pages = {root / "docs" / "results.md": None, root / "README.md": None}
     try:
         records.unpack(root / RECORDS, options.runs)
