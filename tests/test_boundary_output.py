@@ -131,10 +131,7 @@ def truth_of(batch: Any, categories: list[int]) -> GroundTruth:
 
 
 def test_a_basis_that_says_what_it_was_taught_is_right() -> None:
-    """Through the grid of the bases, with padding; classes at their places, in the order of the labels.
-
-    Not all of the true pixels can be found: along two instances that touch, they are two pixels wide.
-    """
+    """Through the grid of the bases, with padding; classes at their places, in the order of the labels."""
     boxes = [[(16, 16, 160, 180), (130, 40, 300, 230)], [(60, 20, 330, 200)]]
     batch = build.batch(boxes, height=256, width=384, sizes=[(240, 310), (210, 380)])
     target = BoundaryTarget(resolution="full_maxpool", classes=True)(batch).targets
@@ -146,7 +143,8 @@ def test_a_basis_that_says_what_it_was_taught_is_right() -> None:
     scores = BoundaryOutput(model, truth_of(batch, categories), categories)
     scores.add(Outputs([], None, logits), batch.images)
     metrics, per_class = scores.compute()
-    assert min(metrics["boundary_f/ODS"], metrics["boundary_f/class_ODS"]) > 0.92
+    assert metrics["boundary_f/recall"] > 0.99  # a map of full cells has responses of its own at their corners
+    assert min(metrics["boundary_f/ODS"], metrics["boundary_f/class_ODS"]) > 0.93
     assert list(per_class) == ["c2", "c3", "c7"]
     wrong = BoundaryOutput(model, truth_of(batch, categories), categories)
     wrong.add(Outputs([], None, logits[:, [0, 1, 2, 3, 5, 6, 4]]), batch.images)

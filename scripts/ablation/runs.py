@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+import torch
+
 from ablation.plan import Run
 from b2inst.config import ConfigError
 from b2inst.metrics.scores import write_json
@@ -159,10 +161,12 @@ def execute(arguments: list[str], folder: Path, held: IO[bytes], note: Callable[
 
 
 def precision() -> str:
-    """The faster one here.
+    """The faster one here: that of a GPU, where there is one.
 
-    bfloat16 takes 0.6 of the time of float32 where the processor has instructions for it, elsewhere ten times of it.
+    On a CPU bfloat16 takes 0.6 of the time of float32 with instructions for it, without them ten times of it.
     """
+    if torch.cuda.is_available():
+        return "bf16-mixed"
     try:
         flags = set(Path("/proc/cpuinfo").read_text().split())
     except OSError:

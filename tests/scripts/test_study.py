@@ -393,7 +393,9 @@ def test_the_precision_is_the_faster_one_of_the_machine(monkeypatch: pytest.Monk
             return f"processor : 0\nflags\t\t: {flags}\n"
 
         monkeypatch.setattr(Path, "read_text", read_text)
-        assert runs.precision() == wanted
+        for gpu in (False, True):
+            monkeypatch.setattr(runs.torch.cuda, "is_available", lambda gpu=gpu: gpu)
+            assert runs.precision() == ("bf16-mixed" if gpu else wanted)
 
 
 @pytest.mark.parametrize(
