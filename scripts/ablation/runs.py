@@ -27,7 +27,7 @@ from b2inst.config import ConfigError
 from b2inst.metrics.scores import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
-RECORD, METRICS, INSPECTION, LOG = "study.json", "metrics.json", "inspection.json", "train.log"
+RECORD, METRICS, INSPECTION, LOG = "study.json", "metrics.json", "inspection.json", "console.log"
 HEARTBEAT = 5.0  # seconds between notes of the time that has passed; a killed study loses no more
 STOPPED = {-signal.SIGTERM, -signal.SIGINT, 75, 130, 143}  # exit codes of who was asked to stop
 

@@ -352,4 +352,4 @@ def test_from_training_to_page(tmp_path: Path, root: Path, monkeypatch: pytest.M
 
 
 def _logs(folder: Path) -> str:
-    return "\n".join(path.read_text()[-3000:] for path in folder.rglob("train.log"))
+    return "\n".join(path.read_text()[-3000:] for path in folder.rglob("console.log"))
