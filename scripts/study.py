@@ -98,7 +98,10 @@ def work(todo: list[Run], plan: Plan, hours: float | None) -> list[str]:
             continue
         try:
             with runs.lock(run.folder, SHORT if number <= len(todo) else LONG) as held:
-                print(f"[{number}/{len(todo)}] {run.name}: about {seconds / 60:.1f} min ({source})", flush=True)
+                if runs.state(run.folder) == "done":  # by the study that it was left to
+                    continue
+                at = min(number, len(todo))
+                print(f"[{at}/{len(todo)}] {run.name}: about {seconds / 60:.1f} min ({source})", flush=True)
                 problem = one(run, plan, held)
         except runs.Busy as error:
             problem = str(error)
