@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ablation.results import Result, Study, curve
+from ablation.results import Result, Study
 from b2inst import viz
 
 KINDS = ("mask/AP", "boundary/AP")
@@ -30,7 +30,7 @@ def draw_curves(study: Study, dataset: str, path: Path, group: str = "basis") ->
     drawn = False
     for axes, kind in zip(figure.subplots(1, 2), KINDS, strict=True):
         for color, (name, results) in zip(colormaps["tab10"].colors, arms.items(), strict=False):
-            curves = [found for r in results if r.metrics and (found := curve(r.folder, kind))]
+            curves = [found for r in results if r.metrics and (found := r.validations(kind))]
             steps = sorted(set.intersection(*map(set, curves))) if curves else []
             if steps:
                 values = [[found[step] for found in curves] for step in steps]

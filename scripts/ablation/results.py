@@ -59,6 +59,14 @@ class Result:
         batch = self.config["data"]["batch_size"] * self.config["trainer"].get("accumulate_grad_batches", 1)
         return f"{self.config['schedule']['steps']:,} steps of {batch} images"
 
+    def validations(self, metric: str) -> dict[int, float]:
+        """A metric of the validations of the training by step, in percent.
+
+        The log ends with the evaluation of the best checkpoint, one step behind the last; that is not one of them.
+        """
+        steps = self.config["schedule"]["steps"]
+        return {step: value for step, value in curve(self.folder, metric).items() if step < steps}
+
 
 @dataclass(frozen=True)
 class Study:
@@ -197,7 +205,7 @@ def unequal_precision(ours: Sequence[Result], its: Sequence[Result]) -> int:
 
 
 def curve(folder: Path, metric: str) -> dict[int, float]:
-    """A metric of the validations of a training by step, in percent; of parts of the log the later one counts."""
+    """A metric of all evaluations in the log of a run by step, in percent; of its parts the later one counts."""
     parts = sorted(folder.glob("metrics.[0-9]*.csv"), key=lambda path: int(path.suffixes[-2][1:]))
     found: dict[int, float] = {}
     for path in (*parts, folder / "metrics.csv"):

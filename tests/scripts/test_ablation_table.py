@@ -282,6 +282,13 @@ def test_a_curve_is_put_together_from_the_parts_of_an_interrupted_log(tmp_path: 
     assert results.curve(tmp_path, "mask/AP") == pytest.approx({10: 10, 20: 20, 30: 30, 40: 40})
 
 
+def test_the_curve_of_a_training_ends_without_the_score_of_its_best_checkpoint(folder: Path) -> None:
+    run = finished(folder, "a", 0, 0.4)
+    (run / "metrics.csv").write_text("step,mask/AP\n49,0.4\n99,0.3\n100,0.4\n")  # 100 steps; 49 was the best
+    found = next(r for r in results.load_study(folder).results if (r.arm, r.seed) == ("a", 0))
+    assert found.validations("mask/AP") == pytest.approx({49: 40, 99: 30})
+
+
 def test_runs_of_an_earlier_plan_are_shown_too(folder: Path) -> None:
     finished(folder, "z", 4, 0.4, logger="{wandb: {}}")
     found = results.load_study(folder)
