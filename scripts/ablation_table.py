@@ -27,6 +27,7 @@ from ablation.tables import (
     published_table,
     reasons_table,
     short_table,
+    steps_table,
     target_line,
 )
 from blocks import replace_block
@@ -58,13 +59,17 @@ def section(study: Study, dataset: str, root: Path) -> str:
         if any(results[0].group == group for results in arms):
             tables = [main_table(study, dataset, group, kind) for kind in ("mask", "boundary", "box")]
             parts += [f"### {title}", *tables]
+    if any(results[0].group == "basis" for results in arms):
+        parts += ["### Along the trainings", *(steps_table(study, dataset, kind) for kind in ("mask", "boundary"))]
     for product in study.products:
         latency = read_json(root / LATENCY).get(dataset)
         if table := product_table(study, dataset, product, latency):
             parts += [f"### {product['title']}", table, latency_line(latency)]
-    parts += ["### Cost", cost_table(study, dataset), "### Inside of the models"]
-    parts += [line for line in (target_line(study, dataset),) if line]
-    return "\n\n".join([*parts, reasons_table(study, dataset)])
+    if any(results[0].group in GROUPS for results in arms):
+        parts += ["### Cost", cost_table(study, dataset), "### Inside of the models"]
+        parts += [line for line in (target_line(study, dataset),) if line]
+        parts.append(reasons_table(study, dataset))
+    return "\n\n".join(parts)
 
 
 def _pictures(study: Study, dataset: str, root: Path) -> list[str]:

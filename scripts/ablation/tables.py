@@ -44,6 +44,35 @@ def main_table(study: Study, dataset: str, group: str | None = None, kind: str =
     return markdown(head, rows)
 
 
+def steps_table(study: Study, dataset: str, kind: str = "mask") -> str:
+    """AP of one kind along the trainings: of the first reference, and the differences of the other arms to it.
+
+    Args:
+        study: all runs.
+        dataset: which set; it has arms of the group `basis`.
+        kind: `box`, `mask` or `boundary`.
+    """
+    arms, reference = study.arms(dataset), study.references[0]
+    curves = {
+        name: {result.seed: result.validations(f"{kind}/AP") for result in results if result.metrics}
+        for name, results in arms.items()
+    }
+    rows, steps = [], sorted({step for curve in curves[reference].values() for step in curve})
+    for name in (name for name, results in arms.items() if results[0].group == "basis"):
+        cells = [f"`{name}`", f"{kind} AP" if name == reference else "difference"]
+        for step in steps:
+            ours, its = (_at_step(curves[arm], step) for arm in (name, reference))
+            difference = difference_cell(paired_difference(ours, its))
+            cells.append(spread(list(ours.values())) if name == reference else difference)
+        rows.append(cells)
+    return markdown(["arm", "", *(f"step {step + 1:,}" for step in steps)], rows)
+
+
+def _at_step(curves: Mapping[int, Mapping[int, float]], step: int) -> dict[int, float]:
+    """By seed, of those that have this step."""
+    return {seed: curve[step] for seed, curve in curves.items() if step in curve}
+
+
 def short_table(study: Study, dataset: str, groups: Sequence[str]) -> str:
     """Mask and boundary AP of the arms of some groups that have runs, and the differences to the first reference."""
     arms, reference = study.arms(dataset), study.references[0]

@@ -134,11 +134,13 @@ def test_the_page_says_what_is_there_and_what_is_missing(folder: Path, root: Pat
     assert row(text, "e")[5:] == ["54.7 ± 0.3", "54.7 ± 0.3", "54.7 ± 0.3", "-"]  # AP75, APs, APm, APl: none is large
     assert row(text, "e", 1)[3] == "44.7 ± 0.3" and row(text, "e", 2)[3] == "64.7 ± 0.3"  # boundary, box
     assert row(text, "l")[2:6] == ["0 of 3", "missing", "missing", "missing"]
-    assert row(text, "a", 3)[1:] == ["2.0 ± 0.5", "14.2 M", "5.1", "`study-near-a`", "0 of 3"]  # with the broken part
+    assert row(text, "a", 5)[1:] == ["2.0 ± 0.5", "14.2 M", "5.1", "`study-near-a`", "0 of 3"]  # with the broken part
     assert "## far\n\nMissing: no run of this set has ended." in text
-    assert row(text, "e", 4)[1:6] == ["0.5 ± 0.0%", "2.0 ± 0.0%", "0.5 ± 0.0%", "2.0 ± 0.0%", "80.0 ± 0.0"]
-    assert row(text, "a", 4)[1:3] == ["-", "-"] and row(text, "l", 3)[1:3] == ["missing", "missing"]
-    assert row(text, "e", 4)[6:8] == ["70.0 ± 0.0", "25.0 ± 0.0%"]
+    assert row(text, "e", 6)[1:6] == ["0.5 ± 0.0%", "2.0 ± 0.0%", "0.5 ± 0.0%", "2.0 ± 0.0%", "80.0 ± 0.0"]
+    assert row(text, "a", 6)[1:3] == ["-", "-"] and row(text, "l", 4)[1:3] == ["missing", "missing"]
+    assert row(text, "e", 6)[6:8] == ["70.0 ± 0.0", "25.0 ± 0.0%"]
+    assert row(text, "a", 3)[1:] == ["mask AP", "23.2 ± 0.2", "46.4 ± 0.5"]  # at steps 50 and 100
+    assert row(text, "e", 3)[1:] == ["difference", "+4.2 [+3.9, +4.4] (n=3)", "+8.3 [+7.8, +8.8] (n=3)"]
     assert "marks 10.0% of the cells and is 4.0 px wide" in text
     for name in ("study_near_curves.png", "study_near_crops.png"):
         assert f"(images/{name})" in text and (root / "docs" / "images" / name).stat().st_size < 100_000
