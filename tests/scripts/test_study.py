@@ -423,9 +423,8 @@ def test_every_run_of_the_plan_has_a_configuration_that_works(tmp_path: Path) ->
     assert {run.arm.name for run in loaded.runs} >= set("abcdef") and len({run.seed for run in loaded.runs}) >= 3
     assert {run.arm.group for run in loaded.runs} >= {"basis", "scoring", "losses", "family"}
     with initialize_config_dir(str(config_dir()), version_base="1.3"):
-        first = {run.dataset: run for run in reversed(loaded.runs)}
-        chosen = [run for run in loaded.runs if run.seed == 0 and run.dataset == loaded.runs[0].dataset]
-        chosen += [run for run in first.values() if run not in chosen]
+        first = {run.arm: run for run in reversed(loaded.runs)}
+        chosen = [*first.values(), *{run.dataset: run for run in loaded.runs}.values()]
         assert {run.arm for run in chosen} == {run.arm for run in loaded.runs}
         assert {run.dataset for run in chosen} == {run.dataset for run in loaded.runs}
         for run in chosen:
