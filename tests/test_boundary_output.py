@@ -143,8 +143,8 @@ def test_a_basis_that_says_what_it_was_taught_is_right() -> None:
     scores = BoundaryOutput(model, truth_of(batch, categories), categories)
     scores.add(Outputs([], None, logits), batch.images)
     metrics, per_class = scores.compute()
-    assert metrics["boundary_f/recall"] > 0.99  # a map of full cells has responses of its own at their corners
-    assert min(metrics["boundary_f/ODS"], metrics["boundary_f/class_ODS"]) > 0.93
+    assert metrics["boundary_f/recall"] > 0.99
+    assert min(metrics["boundary_f/ODS"], metrics["boundary_f/class_ODS"]) > 0.97  # stairs of full cells have corners
     assert list(per_class) == ["c2", "c3", "c7"]
     wrong = BoundaryOutput(model, truth_of(batch, categories), categories)
     wrong.add(Outputs([], None, logits[:, [0, 1, 2, 3, 5, 6, 4]]), batch.images)

@@ -209,6 +209,15 @@ def test_thick_boundaries_are_thinned_unless_told_not_to() -> None:
         assert joined([scores.state]).total[0, 1, 0] == predicted
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 5), (5, 1), (2, 3), (3, 3)])
+def test_tiny_images_are_measured(size: tuple[int, int]) -> None:
+    scores = measure()
+    truth = torch.zeros(size, dtype=torch.bool)
+    truth[-1, -1] = True
+    scores.update(1, truth.float()[None], truth[None])
+    assert scores.compute()[0]["boundary_f/ODS"] == 1
+
+
 def test_what_cannot_be_measured() -> None:
     with pytest.raises(ValueError, match="thresholds=0"):
         BoundaryF(thresholds=0)

@@ -3,7 +3,8 @@
 The measure of BSDS, with its tolerance, 0.0075 of the image diagonal, and per class as SBD has it. A predicted boundary
 pixel is right, and a true one found, if they are a pair of a matching one to one, which has as many pairs within the
 tolerance as there can be: a second response beside a boundary is wrong. What is predicted is thinned first, by
-non-maximum suppression across the boundary; BSDS thins the binary map of each threshold instead.
+non-maximum suppression along rows or columns, to as many pixels as the contour of a mask has; BSDS thins the binary
+map of each threshold instead.
 """
 
 from __future__ import annotations

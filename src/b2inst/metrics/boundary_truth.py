@@ -17,11 +17,12 @@ CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 def true_boundaries(truth: GroundTruth, image_id: int, category_ids: Sequence[int] = ()) -> Iterator[Tensor]:
-    """Boundaries of the instances of an image, one pixel wide.
+    """Boundaries of the instances of an image, each one pixel wide.
 
     The boundary of an instance is its inner contour: its pixels beside, above or below one that is not its own. Where
-    the image cuts it off there is none. Two instances that touch have both of theirs. The Laplacian of the target finds
-    those at corners too, 1.4 times as many on a slope, which no thin line could be matched with one to one.
+    the image cuts it off there is none. Two instances that touch have both of theirs, side by side, of which a
+    single thin line has the pixels to find one. The Laplacian of the target finds those at corners too, 1.4 times as
+    many on a slope, which no thin line could be matched with one to one.
 
     Args:
         truth: annotations, rasterized.
