@@ -170,6 +170,14 @@ def test_features_come_from_the_image_of_the_box():
     assert [p.mean().item() for p in pooled] == [3, 13]
 
 
+def test_boxes_stay_where_they_are_in_bfloat16():
+    """Above 1024 px it has every eighth number alone, so that both sides of this box would move to the left by 4 px."""
+    maps = [torch.arange(160.0).expand(1, 8, 2, -1).bfloat16()] * 3  # the column of each cell, which it has up to 256
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled = head()._pool(maps, torch.tensor([[1028.0, 0, 1044, 16]]), torch.tensor([0]))
+    assert pooled.float().mean().item() == pytest.approx((1036 - 4) / 8, abs=0.1)
+
+
 def test_channels_may_be_reduced_before_the_pooling_or_after_it():
     maps = [torch.randn(f.shape, generator=torch.Generator().manual_seed(i)) for i, f in enumerate(features())]
     scoring, image = head(reduced=2), torch.tensor([0, 1, 1])

@@ -132,7 +132,8 @@ class ScoringHead(MaskScoring):
         pooled = features[0].new_zeros(boxes.shape[0], features[0].shape[1], self.roi_size, self.roi_size)
         for level, (feature, stride) in enumerate(zip(features, self.strides, strict=False)):
             index = (levels == level).nonzero(as_tuple=True)[0]
-            rois = with_image_index(boxes[index].to(feature.dtype), image_index[index])
+            # Not in the type of the features: half of a coordinate is none, and RoIAlign takes both in full precision.
+            rois = with_image_index(boxes[index], image_index[index])
             pooled = pooled.index_copy(0, index, roi_align(feature, rois, self.roi_size, 1 / stride, 2, aligned=True))
         return pooled
 
