@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
-from b2inst.callbacks.inspection import corner
+from b2inst.callbacks.inspection import Inspection, corner
 from b2inst.data.boundary_target import BoundaryTarget
 from b2inst.inspection import Histogram, Inspector, Shares, TargetWidth
 from b2inst.lit import LitSegmenter
@@ -101,6 +103,21 @@ def test_masks_without_attention_are_measured_as_well(tmp_path: Path, assembly: 
     found = inspector.result()
     assert found["instances"] == 1 and found["boundary_basis"] and 0 < found["boundary_basis_dice"] < 1
     assert found["attention"] == found["contribution"] == {} and sum(found["score_targets"]["iou"]["counts"]) == 1
+
+
+def test_a_validation_in_mixed_precision_is_measured(tmp_path: Path) -> None:
+    """What Lightning calls behind a step is outside of its precision, and what the step left is of half the width."""
+    module = LitSegmenter.from_checkpoint(toy_checkpoint(tmp_path / "best.ckpt", experiment="b2inst_light"))
+    batch = batch_of((16, 16, 56, 56))
+    trainer = pl.Trainer(accelerator="cpu", precision="bf16-mixed", logger=False, enable_checkpointing=False)
+    inspection = Inspection(str(tmp_path / "inspection.json"))
+    inspection.on_validation_epoch_start(trainer, module)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        outputs = module.model(batch.images)
+    inspection.on_validation_batch_end(trainer, module, {"outputs": outputs}, batch, 0)
+    inspection.on_validation_epoch_end(trainer, module)
+    found = json.loads((tmp_path / "inspection.json").read_text())
+    assert found["instances"] == 1 and sorted(found["score_errors"]) == ["boundary", "iou"]
 
 
 def test_score_targets_are_those_of_the_masks(tmp_path: Path) -> None:

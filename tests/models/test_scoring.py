@@ -170,6 +170,14 @@ def test_features_come_from_the_image_of_the_box():
     assert [p.mean().item() for p in pooled] == [3, 13]
 
 
+def test_boxes_stay_where_they_are_in_bfloat16():
+    """Above 1024 px it has every eighth number alone, so that both sides of this box would move to the left by 4 px."""
+    maps = [torch.arange(160.0).expand(1, 8, 2, -1).bfloat16()] * 3  # the column of each cell, which it has up to 256
+    with torch.autocast("cpu", torch.bfloat16):
+        pooled = head()._pool(maps, torch.tensor([[1028.0, 0, 1044, 16]]), torch.tensor([0]))
+    assert pooled.float().mean().item() == pytest.approx((1036 - 4) / 8, abs=0.1)
+
+
 def test_channels_may_be_reduced_before_the_pooling_or_after_it():
     maps = [torch.randn(f.shape, generator=torch.Generator().manual_seed(i)) for i, f in enumerate(features())]
     scoring, image = head(reduced=2), torch.tensor([0, 1, 1])
@@ -185,6 +193,30 @@ def test_masks_and_boundaries_are_pooled_to_the_size_of_the_features():
     torch.testing.assert_close(entered[0, 0, 7, 3], probs[0, 28:32, 12:16].max())
     torch.testing.assert_close(entered[0, 1, 7, 1], soft_boundary(probs)[0, 28:32, 4:8].max())
     assert head("iou", boundary_input=False)._mask_input(disk()).shape == (1, 1, 8, 8)
+
+
+@pytest.mark.parametrize(("side", "size"), [(28, 14), (28, 8), (56, 14), (27, 14), (8, 8), (7, 14)])
+def test_masks_of_any_size_are_pooled(side, size):
+    logits = torch.randn(3, side, side, generator=torch.Generator().manual_seed(0))
+    entered = head("iou", boundary_input=False, roi_size=size)._mask_input(logits)
+    assert torch.equal(entered, torch.nn.functional.adaptive_max_pool2d(logits.sigmoid()[:, None], size))
+
+
+def test_onnx_can_pool_masks_to_a_size_that_does_not_divide_theirs(tmp_path):
+    """It has no pooling in windows of several sizes, as 28 to 8 cells makes them."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    class Input(torch.nn.Module):
+        def forward(self, logits):
+            return head()._mask_input(logits)
+
+    count, path = torch.export.Dim("count"), tmp_path / "input.onnx"
+    traced = torch.export.export(Input(), (disk(side=28).expand(2, -1, -1),), dynamic_shapes=({0: count},))
+    torch.onnx.export(traced, dynamo=True, verbose=False).save(path)
+    logits = torch.cat([disk(9.0, shift, side=28) for shift in (0, 3, -5)])
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: logits.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), Input()(logits))
 
 
 @pytest.mark.parametrize("branch", ["fc", "gap"])

@@ -57,6 +57,18 @@ def test_against_a_plain_twin():
         assert found["iou"][i].item() == pytest.approx(maps[LABELS[i]].max().item(), rel=1e-4, abs=1e-5)
 
 
+def test_the_largest_cell_is_found_in_bfloat16():
+    """From 1/2 on it has steps of 1/256: cells would be equal by rounding, and share the gradient of their maximum."""
+    scoring, masks = head(), build.scored(logits(), BOXES, IMAGE, LABELS)
+    found = scoring([], masks)["iou"]
+    (gradient,) = torch.autograd.grad(found.sum(), scoring.net[8].bias)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = scoring([], masks)["iou"]
+    (same,) = torch.autograd.grad(rounded.sum(), scoring.net[8].bias)
+    torch.testing.assert_close(rounded, found, rtol=0, atol=5e-4)
+    torch.testing.assert_close(same, gradient, rtol=0.02, atol=0.02 * gradient.abs().max().item())
+
+
 def test_the_network_sees_138_cells_as_the_original_does():
     seen = []
     scoring = head()

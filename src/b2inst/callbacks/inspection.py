@@ -47,7 +47,8 @@ class Inspection(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
         """Add a batch."""
-        self._inspector.update(outputs["outputs"], batch)
+        with trainer.precision_plugin.val_step_context():  # as the step was, whose outputs meet more weights here
+            self._inspector.update(outputs["outputs"], batch)
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write; in a distributed run what the first process saw."""

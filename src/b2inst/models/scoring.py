@@ -132,7 +132,8 @@ class ScoringHead(MaskScoring):
         pooled = features[0].new_zeros(boxes.shape[0], features[0].shape[1], self.roi_size, self.roi_size)
         for level, (feature, stride) in enumerate(zip(features, self.strides, strict=False)):
             index = (levels == level).nonzero(as_tuple=True)[0]
-            rois = with_image_index(boxes[index].to(feature.dtype), image_index[index])
+            # Not in the type of the features: half of a coordinate is none, and RoIAlign takes both in full precision.
+            rois = with_image_index(boxes[index], image_index[index])
             pooled = pooled.index_copy(0, index, roi_align(feature, rois, self.roi_size, 1 / stride, 2, aligned=True))
         return pooled
 
@@ -140,7 +141,7 @@ class ScoringHead(MaskScoring):
         """(P, 1 or 2, S, S): the mask's probabilities and, if wanted, their boundary."""
         probs = mask_logits.float().sigmoid()
         maps = [probs, soft_boundary(probs)] if self.boundary_input else [probs]
-        return F.adaptive_max_pool2d(torch.stack(maps, dim=1), self.roi_size)
+        return _max_pooled(torch.stack(maps, dim=1), self.roi_size)
 
     @torch.no_grad()
     def targets(self, mask_logits: Tensor, true_masks: Tensor, outside: Tensor | None = None) -> dict[str, Tensor]:
@@ -156,6 +157,16 @@ class ScoringHead(MaskScoring):
     def losses(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Unweighted scalar of each quality: 0.5 * squared error, mean over instances with a positive target."""
         return {name: quality_regression(predictions[name], targets[name]) for name in self.qualities}
+
+
+def _max_pooled(maps: Tensor, size: int) -> Tensor:
+    """(P, C, S, S) as `F.adaptive_max_pool2d`, which ONNX has only where the sides of the windows are all the same."""
+    side = maps.shape[-1]
+    if side % size == 0:
+        return F.max_pool2d(maps, side // size)
+    windows = [slice(i * side // size, -(-(i + 1) * side // size)) for i in range(size)]
+    rows = torch.stack([maps[:, :, window].amax(dim=2) for window in windows], dim=2)
+    return torch.stack([rows[:, :, :, window].amax(dim=3) for window in windows], dim=3)
 
 
 def _convs(in_channels: int, channels: int) -> nn.Sequential:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from b2inst.losses.quality import smooth_quality_regression
 from b2inst.models.scoring_base import MaskScoring, PredictedMasks
 from b2inst.ops.canvas import masks_on_canvas
+from b2inst.ops.precision import without_autocast
 
 
 class MaskFCN(MaskScoring):
@@ -62,7 +63,8 @@ class MaskFCN(MaskScoring):
         """Predict the IoU of masks, 0 or more, from the masks alone; see `MaskScoring.forward`."""
         probs = masks.logits.float().sigmoid()
         on_image = masks_on_canvas(probs, masks.boxes, masks.sizes[masks.image], self.canvas)
-        of_classes = self.net(on_image[:, None]).float().amax(dim=(2, 3))  # [P, C]
+        with without_autocast(on_image):  # cells that are equal by rounding would share the gradient of their maximum
+            of_classes = self.net(on_image[:, None]).amax(dim=(2, 3))  # [P, C]
         return {"iou": of_classes.gather(1, masks.labels[:, None])[:, 0]}
 
     def learned(self, shares: Tensor) -> Tensor:
