@@ -42,7 +42,7 @@ LATENCY = Path("docs") / "latency.json"
 BEGIN, END = "<!-- study: begin, written by scripts/ablation_table.py -->", "<!-- study: end -->"
 GROUPS = {"basis": "The boundary basis", "scoring": "Scores", "losses": "Losses"}
 FINDINGS = Path(__file__).with_name("findings.md")
-README_SETS = ("shapes", "dsb2018")
+README_SETS = ("shapes", "shapes_long", "dsb2018")
 PICTURED = ("shapes",)  # images of the other sets may not be passed on with this repository
 README_GROUPS = ("basis", "scoring")
 
@@ -98,15 +98,16 @@ def page(study: Study, root: Path) -> str:
 
 
 def readme_block(study: Study, root: Path) -> str:
-    """What matters: a short table for each set, of the arms that have runs, and one picture."""
+    """What matters: one table of the arms that have runs, and one picture."""
     first, second = study.references[:2]
-    lines = []
-    for dataset in (name for name in README_SETS if name in study.datasets and study.budget(name)):
-        lines += [f"On {dataset}, {study.budget(dataset)} (percent, mean ± deviation over seeds; in brackets the 95 % "
-                  "interval of the difference, seed by seed):",
-                  short_table(study, dataset, README_GROUPS)]  # fmt: skip
-    if not lines:
+    datasets = [name for name in README_SETS if name in study.datasets and study.budget(name)]
+    if not datasets:
         return "The study has no run that has ended."
+    words = (
+        f"AP of `{first}` in percent, mean ± deviation over n seeds, and the differences of the others to it, seed by "
+        "seed, in brackets their 95 % intervals:"
+    )
+    lines = [words, short_table(study, datasets, README_GROUPS)]
     picture = Path("docs/images") / f"study_{PICTURED[0]}_crops.png"
     shown = f"![The same crops of {PICTURED[0]} under {first} and {second}]({picture})"
     return "\n\n".join([*lines, shown if (root / picture).is_file() else "The picture is missing."])

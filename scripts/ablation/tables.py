@@ -73,19 +73,27 @@ def _at_step(curves: Mapping[int, Mapping[int, float]], step: int) -> dict[int, 
     return {seed: curve[step] for seed, curve in curves.items() if step in curve}
 
 
-def short_table(study: Study, dataset: str, groups: Sequence[str]) -> str:
-    """Mask and boundary AP of the arms of some groups that have runs, and the differences to the first reference."""
-    arms, reference = study.arms(dataset), study.references[0]
-    rows = []
-    for name, results in arms.items():
-        if results[0].group in groups and any(result.metrics for result in results):
-            cells = [f"`{name}`", results[0].label, runs_cell(results)]
-            for metric in ("mask/AP", "boundary/AP"):
-                difference = "" if name == reference else compared(results, arms.get(reference, []), metric)
-                cells += [spread(list(values_by_seed(results, metric).values())), difference]
-            rows.append(cells)
-    head = ["arm", "", "runs", "mask AP", f"difference to {reference}", "boundary AP", f"difference to {reference}"]
-    return markdown(head, rows)
+def short_table(study: Study, datasets: Sequence[str], groups: Sequence[str]) -> str:
+    """Mask and boundary AP of the first reference on several sets, and the differences of other arms to it.
+
+    Args:
+        study: all runs.
+        datasets: which sets, each of which has a run that has ended.
+        groups: of arms; of these those that have a run.
+    """
+    reference, rows = study.references[0], {}
+    for number, dataset in enumerate(datasets):
+        arms = study.arms(dataset)
+        for name, results in arms.items():
+            if results[0].group in groups and any(result.metrics for result in results):
+                row = rows.setdefault(name, [results[0].label, *["-"] * 2 * len(datasets)])
+                for place, metric in enumerate(("mask/AP", "boundary/AP"), 1 + 2 * number):
+                    own = spread(list(values_by_seed(results, metric).values()))
+                    row[place] = own if name == reference else compared(results, arms.get(reference, []), metric)
+    head = ["arm", ""]
+    for dataset in datasets:
+        head += [f"{dataset}, {study.budget(dataset)}: mask AP", "boundary AP"]
+    return markdown(head, [[f"`{name}`", *row] for name, row in rows.items()])
 
 
 def product_table(

@@ -161,8 +161,9 @@ def test_the_readme_has_the_one_table_and_the_one_picture(
     finished(folder, "e", 0, 0.5)
     ablation_table.main([f"--runs={folder}"], root)
     text = (root / "README.md").read_text()
-    assert row(text, "e")[3:] == ["50.0", "+10.0 (n=1)", "40.0", "+10.0 (n=1)"] and "`l`" not in text
-    assert row(text, "a")[3:6] == ["40.0", "", "30.0"]
+    assert row(text, "a") == ["`a`", "the arm a", "40.0", "30.0"] and "`l`" not in text
+    assert row(text, "e") == ["`e`", "the arm e", "+10.0 (n=1)", "+10.0 (n=1)"]
+    assert "| near, 100 steps of 8 images: mask AP |" in text and "far" not in text
     assert "seed by seed" in text and "(docs/images/study_near_crops.png)" in text
     monkeypatch.setattr(ablation_table, "PICTURED", ("far",))
     (root / "docs" / "images" / "study_near_crops.png").unlink()
