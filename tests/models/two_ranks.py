@@ -113,28 +113,26 @@ def part(whole: Batch, rank: int) -> Batch:
 
 @torch.backends.mkldnn.flags(enabled=False)
 def learn(variant: str, rank: int | None = None) -> dict[str, dict[str, torch.Tensor]]:
-    """One step of SGD on each case.
+    """Losses and gradients of each case, without a step between them, in which what is rounded differently grows.
 
     Without oneDNN, which has other convolutions for two images than for four on some processors: they round
     differently, and what is binarized for the targets of the scores then flips here and there.
 
     Returns:
-        losses (mean over the processes), gradients and weights, by what they are of.
+        losses (mean over the processes), gradients, and buffers after them, by what they are of.
     """
     torch.manual_seed(0)
     module = Losses(variant).train()
     run = module if rank is None else DistributedDataParallel(module)
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.002)
-    found: dict[str, dict[str, torch.Tensor]] = {"losses": {}, "gradients": {}, "weights": {}}
+    found: dict[str, dict[str, torch.Tensor]] = {"losses": {}, "gradients": {}, "buffers": {}}
     for case in CASES:
         whole = batch(case)
         losses = run(whole if rank is None else part(whole, rank))
-        optimizer.zero_grad()
+        module.zero_grad()
         module.model.total_loss(losses).backward()
-        optimizer.step()
         found["losses"] |= {f"{case}: {name}": reduce_mean(value.detach()) for name, value in losses.items()}
         found["gradients"] |= {f"{case}: {name}": p.grad.clone() for name, p in module.named_parameters()}
-    found["weights"] = module.state_dict()
+        found["buffers"] |= {f"{case}: {name}": value.clone() for name, value in module.named_buffers()}
     return found
 
 
