@@ -35,12 +35,12 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 
 
 @pytest.mark.parametrize("variant", two_ranks.VARIANTS)
-def test_losses_and_gradients_are_those_of_one_process(found: list[dict], variant: str) -> None:
+def test_losses_gradients_and_weights_are_those_of_one_process(found: list[dict], variant: str) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the two have: a mask that is binarized must not flip by how numbers are added up
     alone = two_ranks.learn(variant)
     torch.set_num_threads(threads)
-    for kind, tolerance in (("losses", 1e-5), ("gradients", 1e-4), ("buffers", 1e-5)):
+    for kind, tolerance in (("losses", 1e-5), ("gradients", 1e-4), ("weights", 1e-5)):
         for name, wanted in alone[kind].items():
             for rank in (0, 1):
                 value = found[rank][variant][kind][name]

@@ -63,11 +63,11 @@ VARIANTS = {
 LARGE, WIDE, SMALL = (4, 4, 40, 44), (20, 8, 92, 56), (50, 20, 70, 40)
 EMPTY = [[LARGE, WIDE], [], [SMALL], []]  # the second process has every second image, and so no instance
 CASES = {
-    "uneven": ([[LARGE], [WIDE], [LARGE, SMALL, WIDE], []], False),
     "a process without instances": (EMPTY, False),
     "a process with crowds alone": (EMPTY, True),
     "one instance in all": ([[SMALL], [], [], []], False),
     "no instances": ([[], [], [], []], False),
+    "uneven": ([[LARGE], [WIDE], [LARGE, SMALL, WIDE], []], False),
 }
 
 
@@ -113,26 +113,32 @@ def part(whole: Batch, rank: int) -> Batch:
 
 @torch.backends.mkldnn.flags(enabled=False)
 def learn(variant: str, rank: int | None = None) -> dict[str, dict[str, torch.Tensor]]:
-    """Losses and gradients of each case, without a step between them, in which what is rounded differently grows.
+    """One step of SGD on each case, all from the same weights, or different rounding would grow over them.
 
     Without oneDNN, which has other convolutions for two images than for four on some processors: they round
     differently, and what is binarized for the targets of the scores then flips here and there.
 
     Returns:
-        losses (mean over the processes), gradients, and buffers after them, by what they are of.
+        losses (mean over the processes), gradients, and weights after the last step, by what they are of.
     """
     torch.manual_seed(0)
     module = Losses(variant).train()
     run = module if rank is None else DistributedDataParallel(module)
-    found: dict[str, dict[str, torch.Tensor]] = {"losses": {}, "gradients": {}, "buffers": {}}
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.002)
+    start = [p.detach().clone() for p in module.parameters()]
+    found: dict[str, dict[str, torch.Tensor]] = {"losses": {}, "gradients": {}, "weights": {}}
     for case in CASES:
         whole = batch(case)
+        with torch.no_grad():
+            for p, value in zip(module.parameters(), start, strict=True):
+                p.copy_(value)
         losses = run(whole if rank is None else part(whole, rank))
-        module.zero_grad()
+        optimizer.zero_grad()
         module.model.total_loss(losses).backward()
+        optimizer.step()
         found["losses"] |= {f"{case}: {name}": reduce_mean(value.detach()) for name, value in losses.items()}
         found["gradients"] |= {f"{case}: {name}": p.grad.clone() for name, p in module.named_parameters()}
-        found["buffers"] |= {f"{case}: {name}": value.clone() for name, value in module.named_buffers()}
+    found["weights"] = module.state_dict()
     return found
 
 
