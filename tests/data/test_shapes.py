@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import multiprocessing
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -252,6 +253,22 @@ def test_the_slower_of_two_processes_drops_its_set(tmp_path: Path, monkeypatch: 
     shapes.ensure(folder, **TINY)
     assert (folder / "val" / "000001.jpg").read_bytes() == b"of the faster one"
     assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+
+
+def test_another_process_exchanges_the_folder_during_the_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, walk, raced = tmp_path / "shapes", os.walk, []
+    shapes.ensure(folder, **{**TINY, "train_images": 3})
+
+    def walk_and_be_overtaken(root: Path) -> list[tuple[str, list[str], list[str]]]:
+        listed = list(walk(root))
+        if not raced:
+            raced.append(root)
+            shapes.ensure(folder, **TINY)  # of whose images the third of the list is none
+        return listed
+
+    monkeypatch.setattr(os, "walk", walk_and_be_overtaken)
+    shapes.ensure(folder, **TINY)
+    assert raced and not (folder / "train" / "000003.jpg").exists()
 
 
 def test_processes_at_the_same_time(tmp_path: Path) -> None:

@@ -22,8 +22,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -168,23 +170,34 @@ def _read_manifest(root: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.get("generator") == GENERATOR else None
 
 
-def _refuse_foreign(root: Path) -> None:
-    """Raise if `root` holds anything that this generator did not write."""
+def _foreign(root: Path) -> str | None:
+    """What `root` holds that this generator did not write, as the sentence of an error; None if there is nothing."""
     if not root.exists():
-        return
+        return None
     remedy = "move it away or choose another root, or data=custom for a set of your own; nothing was changed"
     if not root.is_dir():
-        raise DataError(f"{root} is a file, and the shapes data set needs a folder: {remedy}")
-    found = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()}
+        return f"{root} is a file, and the shapes data set needs a folder: {remedy}"
+    found = {Path(at, name).relative_to(root).as_posix() for at, _, names in os.walk(root) for name in names}
     manifest = _read_manifest(root)
     own = {"shapes.json", *(f"annotations/instances_{split}.json" for split in SPLITS)} if manifest else set()
     for split in SPLITS:
         count = manifest.get("params", {}).get(f"{split}_images", 0) if manifest else 0
         own |= {f"{split}/{index + 1:06d}.jpg" for index in range(count)}
-    if foreign := sorted(found - own):
-        why = "besides a shapes data set" if manifest else "and no shapes.json"
-        listed = ", ".join(foreign[:3])
-        raise DataError(f"{root} holds {len(foreign)} file(s) of others {why} ({listed}): {remedy}")
+    foreign = sorted(found - own)
+    if not foreign:
+        return None
+    why = "besides a shapes data set" if manifest else "and no shapes.json"
+    return f"{root} holds {len(foreign)} file(s) of others {why} ({', '.join(foreign[:3])}): {remedy}"
+
+
+def _refuse_foreign(root: Path) -> None:
+    """Raise if `root` holds anything that this generator did not write."""
+    trouble = _foreign(root)
+    while trouble is not None:
+        time.sleep(0.05)  # another process may have exchanged the folder during the look: only what stays is foreign
+        before, trouble = trouble, _foreign(root)
+        if trouble == before:
+            raise DataError(trouble)
 
 
 def _install(built: Path, root: Path, params: Params, keep_equal: bool) -> None:
