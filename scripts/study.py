@@ -86,9 +86,9 @@ def describe(todo: list[Run], plan: Plan, jobs: int = 1) -> str:
 def work(todo: list[Run], plan: Plan, hours: float | None) -> list[str]:
     """Run what is to do; returns what went wrong, a line for each run.
 
-    What another study is working on is put off to the end.
+    What another study is working on is put off to the end, and left to that one if it still is.
     """
-    start, wrong, late, put_off = time.monotonic(), [], 0, []
+    start, wrong, late, put_off, left = time.monotonic(), [], 0, [], []
     for number, run in enumerate(chain(todo, put_off), 1):
         if runs.state(run.folder) == "done":
             continue
@@ -103,15 +103,16 @@ def work(todo: list[Run], plan: Plan, hours: float | None) -> list[str]:
                 at = min(number, len(todo))
                 print(f"[{at}/{len(todo)}] {run.name}: about {seconds / 60:.1f} min ({source})", flush=True)
                 problem = one(run, plan, held)
-        except runs.Busy as error:
-            problem = str(error)
-            if number <= len(todo):
-                put_off.append(run)
-                continue
+        except runs.Busy:
+            (put_off if number <= len(todo) else left).append(run)
+            continue
         records.pack(plan.output, plan.records, [run.folder])
         if problem:
             print(f"  {problem}", flush=True)
             wrong.append(f"{run.name}: {problem}")
+    if left:
+        names = ", ".join(run.name for run in left)
+        print(f"another process works on {names}; the same command goes on should that one stop", flush=True)
     if late:
         print(f"{late} runs were not started, as they would have ended after {hours} hours", flush=True)
     return wrong

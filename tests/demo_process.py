@@ -49,7 +49,7 @@ class DemoProcess:
         request = urllib.request.Request(self.url + path, data, names)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            response: HTTPResponse | urllib.error.HTTPError = opener.open(request, timeout=60)
+            response: HTTPResponse | urllib.error.HTTPError = opener.open(request, timeout=240)
         except urllib.error.HTTPError as error:
             response = error
         with response:

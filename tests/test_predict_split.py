@@ -245,7 +245,7 @@ def kill_after(images: int, ckpt: Path, photos: Path, output: Path, ranks: int, 
             "device=cpu", "progress=false", "show=[masks,bases]",
         ]  # fmt: skip
         processes.append(subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while positions(output).total() < before + images and time.monotonic() < until:
         if all(process.poll() is not None for process in processes):
             break

@@ -185,7 +185,7 @@ def test_ctrl_c_ends_with_words(root: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert child.stdout.readline() == "begun\n"
     child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=60)
+    _, err = child.communicate(timeout=240)
     assert child.returncode == 130
     assert "Traceback" not in err and err.endswith("stopped\n")
     assert not (tmp_path / "outputs").exists()

@@ -92,7 +92,7 @@ def start(plan: Path, *arguments: str, popen: Any = subprocess.Popen, **how: obj
 
 
 def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=240)
     return process.returncode, out, err
 
 
@@ -109,7 +109,7 @@ def behave(plan: Path, **words: list[str]) -> None:
 def waiting(plan: Path, name: str) -> int:
     """The process that trains this run, once it is in the middle of it."""
     path = plan.parent / "out" / name / "pid"
-    for _ in range(600):
+    for _ in range(4800):
         if path.is_file() and path.read_text():
             return int(path.read_text())
         time.sleep(0.05)
@@ -259,6 +259,20 @@ def test_two_studies_do_not_train_in_one_folder(plan: Path) -> None:
     finished(first)
     with runs.lock(folder, patience=20):  # free again when the training, which outlives the study, has ended
         assert (folder / "saved").exists() and (folder / "calls").read_text().split() == ["last", runs.precision()]
+
+
+def test_what_another_study_still_works_on_is_left_to_it(
+    plan: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(study, "SHORT", 0.1)
+    monkeypatch.setattr(study, "LONG", 0.3)
+    monkeypatch.setattr(study, "one", lambda *_: None)
+    loaded = plans.load_plan(plan, plan.parent / "out")
+    busy, free = (run for run in loaded.runs if run.name in ("near/a/seed0", "near/a/seed1"))
+    with runs.lock(busy.folder, patience=0):
+        assert study.work([busy, free], loaded, None) == []
+    out = capsys.readouterr().out
+    assert begun(out) == [free.name] and f"another process works on {busy.name};" in out
 
 
 def test_two_at_a_time_share_the_list_and_the_threads(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
