@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from ablation.results import Study, interaction, values_by_seed
+from ablation.results import Study, interaction, unequal_precision, values_by_seed
 from ablation.tables import MISSING, compared, difference_cell, shares, spread, target_line
 from b2inst.config import ConfigError
 
@@ -50,8 +50,9 @@ def _difference(study: Study, dataset: str, arm: str, reference: str, metric: st
 
 
 def _interaction(study: Study, dataset: str, *words: str) -> str:
-    arms, metric = study.arms(dataset), words[-1]
-    return difference_cell(interaction(*(values_by_seed(arms[name], metric) for name in words[:-1])))
+    arms, metric = [study.arms(dataset)[name] for name in words[:-1]], words[-1]
+    difference = interaction(*(values_by_seed(results, metric) for results in arms))
+    return difference_cell(difference, unequal_precision(*arms))
 
 
 def _attention(study: Study, dataset: str, arm: str) -> str:

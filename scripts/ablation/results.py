@@ -198,10 +198,10 @@ def interaction(
     return paired_difference(here, {s: ours_else[s] - its_else[s] for s in ours_else.keys() & its_else.keys()})
 
 
-def unequal_precision(ours: Sequence[Result], its: Sequence[Result]) -> int:
-    """How many pairs of ended runs with the same seed were trained in different precisions."""
-    known = {r.seed: r.precision for r in its if r.metrics}
-    return sum(r.precision != known[r.seed] for r in ours if r.metrics and r.seed in known)
+def unequal_precision(*arms: Sequence[Result]) -> int:
+    """For how many seeds that all these arms have ended they were trained in different precisions."""
+    known = [{r.seed: r.precision for r in arm if r.metrics} for arm in arms]
+    return sum(len({of_arm[seed] for of_arm in known}) > 1 for seed in set.intersection(*map(set, known)))
 
 
 def curve(folder: Path, metric: str) -> dict[int, float]:

@@ -62,7 +62,7 @@ def steps_table(study: Study, dataset: str, kind: str = "mask") -> str:
         cells = [f"`{name}`", f"{kind} AP" if name == reference else "difference"]
         for step in steps:
             ours, its = (_at_step(curves[arm], step) for arm in (name, reference))
-            difference = difference_cell(paired_difference(ours, its))
+            difference = difference_cell(paired_difference(ours, its), unequal_precision(arms[name], arms[reference]))
             cells.append(spread(list(ours.values())) if name == reference else difference)
         rows.append(cells)
     return markdown(["arm", "", *(f"step {step + 1:,}" for step in steps)], rows)
@@ -266,16 +266,16 @@ def spread(values: Sequence[float], unit: str = "") -> str:
 
 def compared(ours: Sequence[Result], its: Sequence[Result], metric: str) -> str:
     """The difference of an arm to a reference, and of how many pairs the precision is not the same."""
-    unequal = unequal_precision(ours, its)
     difference = paired_difference(values_by_seed(ours, metric), values_by_seed(its, metric))
-    return difference_cell(difference, f", {unequal} of unequal precision" if unequal else "")
+    return difference_cell(difference, unequal_precision(ours, its))
 
 
-def difference_cell(difference: Difference | None, remark: str = "") -> str:
-    """A difference with its interval and the number of pairs."""
+def difference_cell(difference: Difference | None, unequal: int) -> str:
+    """A difference with its interval, the number of pairs, and of how many of them the precision is not the same."""
     if difference is None:
         return MISSING
     interval = "" if difference.low is None else f" [{difference.low:+.1f}, {difference.high:+.1f}]"
+    remark = f", {unequal} of unequal precision" if unequal else ""
     return f"{difference.mean:+.1f}{interval} (n={difference.pairs}{remark})"
 
 

@@ -103,10 +103,10 @@ def test_differences_are_those_of_scipy() -> None:
 def test_few_pairs_have_no_interval_and_none_no_difference() -> None:
     alone = results.paired_difference({0: 3.0, 1: 9.0}, {0: 1.0})
     assert (alone.mean, alone.low, alone.high, alone.pairs) == (2.0, None, None, 1)
-    assert tables.difference_cell(alone) == "+2.0 (n=1)"
-    assert results.paired_difference({0: 1.0}, {1: 1.0}) is None and tables.difference_cell(None) == "missing"
+    assert tables.difference_cell(alone, 0) == "+2.0 (n=1)"
+    assert results.paired_difference({0: 1.0}, {1: 1.0}) is None and tables.difference_cell(None, 0) == "missing"
     two = results.paired_difference({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})  # alike by chance: no proof
-    assert tables.difference_cell(two) == "+1.0 (n=2)"
+    assert tables.difference_cell(two, 0) == "+1.0 (n=2)"
     same = results.paired_difference({0: 2.0, 1: 3.0, 2: 4.0}, {0: 1.0, 1: 2.0, 2: 3.0})
     assert (same.low, same.high) == (1.0, 1.0)
     assert results.mean_and_deviation([]) == (None, None) and results.mean_and_deviation([2.0]) == (2.0, None)
@@ -233,13 +233,13 @@ def test_a_product_has_a_table_of_its_own(folder: Path, root: Path) -> None:
     assert "`new_more`" not in page.read_text() and "`new_plain`" not in page.read_text()
 
 
-def test_the_precision_of_every_run_is_told(folder: Path, root: Path) -> None:
-    def trained(run: Path, *precisions: str | None) -> None:
-        attempts = [{"started": "", "seconds": 1.0, "exit": 0, **({"precision": p} if p else {})} for p in precisions]
-        (run / "study.json").write_text(
-            json.dumps({**json.loads((run / "study.json").read_text()), "attempts": attempts})
-        )
+def trained(run: Path, *precisions: str | None) -> None:
+    """Note an attempt in each precision; None: it is not known."""
+    attempts = [{"started": "", "seconds": 1.0, "exit": 0, **({"precision": p} if p else {})} for p in precisions]
+    (run / runs.RECORD).write_text(json.dumps({**json.loads((run / runs.RECORD).read_text()), "attempts": attempts}))
 
+
+def test_the_precision_of_every_run_is_told(folder: Path, root: Path) -> None:
     for seed in range(3):
         trained(finished(folder, "a", seed, 0.4), "bf16-mixed", "bf16-mixed")
     trained(finished(folder, "e", 0, 0.4), "32-true", "bf16-mixed")
@@ -259,8 +259,11 @@ def test_a_difference_of_differences_is_that_of_each_seed(folder: Path, root: Pa
     expected = stats.ttest_1samp([-2.0, -6.0, -1.0], 0).confidence_interval(0.95)
     (root / "findings.md").write_text("more: {{ interaction near e a z l mask/AP }}")
     ablation_table.main([f"--runs={folder}"], root)
-    text = f"more: -3.0 [{expected.low:+.1f}, {expected.high:+.1f}] (n=3)"
-    assert text in (root / "docs" / "results.md").read_text()
+    text = f"more: -3.0 [{expected.low:+.1f}, {expected.high:+.1f}] (n=3"
+    assert f"{text})" in (root / "docs" / "results.md").read_text()
+    trained(folder / "near" / "z" / "seed2", "32-true")
+    ablation_table.main([f"--runs={folder}"], root)
+    assert f"{text}, 1 of unequal precision)" in (root / "docs" / "results.md").read_text()
 
 
 def test_what_cannot_be_compared_is_refused(folder: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
