@@ -100,8 +100,9 @@ def test_a_basis_that_is_only_supervised_is_dropped() -> None:
 
 
 def test_masks_that_adelaidet_cannot_make_are_not_exported() -> None:
-    with pytest.raises(ValueError, match="input=sigmoid"):
-        export_adelaidet(blendmask(GlobalBoundary(input="sigmoid")))
+    for entry in ("sigmoid", "negative"):
+        with pytest.raises(ValueError, match=f"input={entry}"):
+            export_adelaidet(blendmask(GlobalBoundary(input=entry)))
     with pytest.raises(ValueError, match="classes=true"):
         export_adelaidet(blendmask(GlobalBoundary(classes=True)))
 

@@ -96,15 +96,24 @@ def test_odd_batches(name: str, boxes: str) -> None:
     assert model.detector.params.weight.grad is not None
 
 
-@pytest.mark.parametrize("options", [{"use_prediction": False}, {"input": "sigmoid"}, {"input": "detached"}], ids=str)
+@pytest.mark.parametrize(
+    ("options", "reached"),
+    [
+        ({"use_prediction": False}, False),
+        ({"input": "sigmoid"}, True),
+        ({"input": "detached"}, False),
+        ({"input": "negative"}, True),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("name", NAMES)
-def test_what_the_masks_see_of_the_boundary(name: str, options: dict) -> None:
+def test_what_the_masks_see_of_the_boundary(name: str, options: dict, reached: bool) -> None:
     model = segmenter(name, UnsupervisedBoundary(**options), losses={})
     torch.nn.init.normal_(model.detector.params.weight, std=0.1, generator=torch.Generator().manual_seed(0))
     given = batch(model)
     outputs = model(given.images)
     (gradient,) = torch.autograd.grad(model.losses(outputs, given)[0]["mask"], outputs.bases)
-    assert gradient[:, :-1].any() and bool(gradient[:, -1].any()) == (options.get("input") == "sigmoid")
+    assert gradient[:, :-1].any() and bool(gradient[:, -1].any()) == reached
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -41,14 +41,16 @@ def mask_gradient(variant):
 
 
 @pytest.mark.parametrize("kind", [UnsupervisedBoundary, GlobalBoundary, InstanceBoundary])
-@pytest.mark.parametrize(("entry", "reached"), [("logit", True), ("sigmoid", True), ("detached", False)])
+@pytest.mark.parametrize(
+    ("entry", "reached"), [("logit", True), ("sigmoid", True), ("detached", False), ("negative", True)]
+)
 def test_gradient_of_the_masks_into_the_boundary_basis(kind, entry, reached):
     gradient = mask_gradient(kind(input=entry))
     assert (gradient[:4] > 0).all() and bool(gradient[4] > 0) == reached
 
 
 @pytest.mark.parametrize("kind", [UnsupervisedBoundary, GlobalBoundary, InstanceBoundary])
-@pytest.mark.parametrize("entry", ["logit", "sigmoid", "detached"])
+@pytest.mark.parametrize("entry", ["logit", "sigmoid", "detached", "negative"])
 def test_prediction_that_is_not_used_takes_no_part_in_the_masks(kind, entry):
     variant = kind(use_prediction=False, input=entry)
     assert torch.equal(variant.blended(bases()[:, :4], bases()[:, 4:]), bases()[:, :4])
@@ -62,6 +64,8 @@ def test_how_the_basis_enters():
     assert torch.equal(GlobalBoundary(input="detached").blended(maps[:, :4], maps[:, 4:]), maps)
     squashed = GlobalBoundary(input="sigmoid").blended(maps[:, :4], maps[:, 4:])
     assert torch.equal(squashed[:, :4], maps[:, :4]) and torch.equal(squashed[:, 4], maps[:, 4].sigmoid())
+    turned = GlobalBoundary(input="negative").blended(maps[:, :4], maps[:, 4:])
+    assert torch.equal(turned[:, :4], maps[:, :4]) and torch.equal(turned[:, 4], -maps[:, 4])
     assert torch.equal(GlobalBoundary().logits(maps[:, 4:]), maps[:, 4])
 
 
@@ -80,7 +84,7 @@ def test_unsupervised_has_a_basis_and_no_losses():
 
 
 def test_unknown_input():
-    with pytest.raises(ValueError, match="'raw'.*logit, sigmoid, detached"):
+    with pytest.raises(ValueError, match="'raw'.*logit, sigmoid, detached, negative"):
         GlobalBoundary(input="raw")
 
 
@@ -151,7 +155,7 @@ def test_channels_by_class():
     assert GlobalBoundary().class_logits(own[:, :1]) is None and UnsupervisedBoundary().class_logits(own) is None
 
 
-@pytest.mark.parametrize("entry", ["logit", "sigmoid", "detached"])
+@pytest.mark.parametrize("entry", ["logit", "sigmoid", "detached", "negative"])
 def test_the_maximum_over_the_classes_is_one_basis(entry):
     maps = bases(7)
     variant = GlobalBoundary(input=entry, classes=True)
@@ -159,7 +163,8 @@ def test_the_maximum_over_the_classes_is_one_basis(entry):
     assert torch.equal(variant.logits(maps[:, 4:]), largest)
     blended = variant.blended(maps[:, :4], maps[:, 4:])
     assert blended.shape[1] == 5 and torch.equal(blended[:, :4], maps[:, :4])
-    assert torch.equal(blended[:, 4], largest.sigmoid() if entry == "sigmoid" else largest)
+    entered = {"logit": largest, "sigmoid": largest.sigmoid(), "detached": largest, "negative": -largest}
+    assert torch.equal(blended[:, 4], entered[entry])
     (gradient,) = torch.autograd.grad(blended[:, 4].sum(), maps) if entry != "detached" else [torch.zeros_like(maps)]
     assert torch.equal(gradient[:, 4:].count_nonzero(dim=1), torch.full((2, 16, 24), int(entry != "detached")))
 

@@ -153,9 +153,9 @@ def export_adelaidet(model: Segmenter, *, detector_only: bool = False) -> dict[s
             f"model.assembly: AdelaiDet has no {type(model.assembly).__name__}; models with blend or dynamic can be "
             "exported"
         )
-    if boundary.use_prediction and getattr(boundary, "input", "logit") == "sigmoid":
+    if boundary.use_prediction and boundary.input not in ("logit", "detached"):
         raise ValueError(
-            "model.boundary.input=sigmoid: AdelaiDet combines raw bases only, the masks would differ; "
+            f"model.boundary.input={boundary.input}: AdelaiDet combines raw bases only, the masks would differ; "
             "models with input=logit or detached can be exported"
         )
     if boundary.use_prediction and boundary.classes:

@@ -6,6 +6,8 @@ none, one, or one per class. What the assembly blends is one basis in any case.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,12 @@ from b2inst.models.assembly.base import Assembly
 from b2inst.ops.laplacian import boundary
 from b2inst.structures import Targets
 
-INPUTS = ("logit", "sigmoid", "detached")
+INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "logit": lambda logits: logits,
+    "sigmoid": torch.sigmoid,
+    "detached": torch.detach,
+    "negative": torch.neg,
+}
 
 
 class NoBoundary(nn.Module):
@@ -86,7 +93,8 @@ class UnsupervisedBoundary(NoBoundary):
 
     Args:
         use_prediction: whether the assembly combines the additional basis.
-        input: how it enters: raw `logit`, `sigmoid` of it, or `detached` (logit without a gradient from the masks).
+        input: how it enters: raw `logit`, `sigmoid` of it, `detached` (logit without a gradient from the masks) or
+            `negative` (minus the logit).
         attention_bias: start of its attention logits; 0 from ImageNet weights, about -4 when fine-tuning BlendMask; 0
             for an assembly without attention.
 
@@ -108,10 +116,7 @@ class UnsupervisedBoundary(NoBoundary):
         """As in `NoBoundary`; the boundary basis is dropped or enters as `input` says."""
         if not self.use_prediction:
             return masks
-        extra = self.logits(own).unsqueeze(1)
-        if self.input != "logit":
-            extra = extra.sigmoid() if self.input == "sigmoid" else extra.detach()
-        return torch.cat([masks, extra], dim=1)
+        return torch.cat([masks, INPUTS[self.input](self.logits(own)).unsqueeze(1)], dim=1)
 
     def logits(self, own: Tensor) -> Tensor:
         """(N, h, w) logits of the boundary basis."""
