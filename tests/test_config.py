@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.errors import InstantiationException
 
 from b2inst.config import CHECKPOINT_TARGETS, ConfigError, build
+from b2inst.data.errors import DataError
+from b2inst.losses.bce import BinaryCrossEntropy
 
 FAR = {"_target_": "far_away_part.thing"}
 
@@ -98,3 +101,30 @@ def test_what_is_no_target_is_refused(target: Any) -> None:
 def test_what_would_make_further_targets_is_refused() -> None:
     with pytest.raises(ConfigError, match="values have to be resolved"):
         build({"_target_": "b2inst.losses.bce.BinaryCrossEntropy", "weight": ["${oc.env:HOME}"]}, CHECKPOINT_TARGETS)
+
+
+@pytest.mark.parametrize(
+    ("node", "told"),
+    [
+        ({"_target_": "b2inst.losses.edge_agreement.EdgeAgreement", "kernel": "nose"}, r"model\.losses\.edge: .*nose"),
+        ({"_target_": "b2inst.losses.edge_agreement.EdgeAgreement", "power": "x"}, r"model\.losses\.edge: "),
+    ],
+)
+def test_what_a_part_refuses_is_told_with_its_place(node: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        build(node, CHECKPOINT_TARGETS, at="model.losses.edge")
+
+
+def test_what_is_wrong_with_data_stays_that(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(DataError, match=r"mine\.txt"):
+        build({"_target_": "b2inst.data.shapes.ensure", "root": str(tmp_path)}, at="data.prepare")
+
+
+def test_a_mistake_of_the_code_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: object) -> None:
+        raise KeyError("of the code")
+
+    monkeypatch.setattr(BinaryCrossEntropy, "__init__", fail)
+    with pytest.raises(InstantiationException, match="of the code"):
+        build({"_target_": "b2inst.losses.bce.BinaryCrossEntropy"}, CHECKPOINT_TARGETS)

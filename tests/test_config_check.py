@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from hydra import compose, initialize_config_dir
 from b2inst import config_keys
 from b2inst.config import ConfigError, plain
 from b2inst.config_check import check
+from b2inst.config_types import wrong_types
 from b2inst.paths import config_dir
 
 
@@ -124,6 +125,15 @@ def test_what_a_recipe_says_of_other_models_does_not_reach_a_two_stage_one(
         ((TWO_STAGE[0], "loss@model.losses=[bce]"), "model.losses: bce of the boundary, which .* does not learn"),
         ((TWO_STAGE[1], "loss@model.losses=[]"), "model.losses: none of the boundary, which model.mask_head learns"),
         ((TWO_STAGE[0], "~mask_head@model.mask_head"), "model.mask_head: "),
+        (
+            (TWO_STAGE[0], "scoring@model.scoring=iou"),
+            "model.scoring: .*MaskRCNN has no such part; leave its group out",
+        ),
+        (("mask_head@model.mask_head=bmask",), "model.mask_head: .*Segmenter has no such part; leave its group out"),
+        (
+            (TWO_STAGE[1], "~model.losses.bce", "~model.losses.dice", "loss@model.losses=[bce,dice,kervadec]"),
+            "model.losses.kervadec: kervadec as the only boundary term",
+        ),
         ((TWO_STAGE[0], "+model.loss_weights.semantic=1"), "model.loss_weights.semantic: unknown key"),
         ((TWO_STAGE[0], "+model.basis.channels=64"), "model.basis: has no _target_"),
         (("model.fpn.lowest=2",), "model.fpn.lowest: 2, but bases are made of P3"),
@@ -133,6 +143,13 @@ def test_what_a_recipe_says_of_other_models_does_not_reach_a_two_stage_one(
 def test_models_that_do_not_fit_together(overrides: tuple[str, ...], line: str) -> None:
     found = mistakes(composed(*overrides))
     assert any(re.match(line, each) for each in found), found
+
+
+def test_a_value_that_refers_to_a_part_that_is_not_there_is_named() -> None:
+    with pytest.raises(
+        ConfigError, match=r"gt\.stride: .*'model\.assembly\.basis_stride' not found; set gt\.stride=VALUE"
+    ):
+        composed(TWO_STAGE[0], "gt=boundary")
 
 
 @pytest.mark.parametrize("losses", ["bce", "bce,dice,bf1", "bce,kervadec", "bce,edge_agreement"])
@@ -259,6 +276,16 @@ REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"model.losses.dice.weight": float("inf")}, "model.losses.dice.weight", ["finite weight"]),
     ({"training.compile": "yes"}, "training.compile", ["true or false"]),
     ({"training.matmul_precision": "hihg"}, "training.matmul_precision", ["highest, high, medium"]),
+    ({"data.size_divisor": 16}, "data.size_divisor", ["16", "multiple of 32"]),
+    ({"data.size_divisor": 2048}, "data.size_divisor", ["at most 1024"]),
+    # types
+    ({"model.boundary.use_prediction": "maybe"}, "model.boundary.use_prediction", ["'maybe'", "true or false"]),
+    ({"model.boundary.attention_bias": "low"}, "model.boundary.attention_bias", ["'low'", "give a number"]),
+    ({"model.assembly.attention_size": 7.5}, "model.assembly.attention_size", ["7.5", "give a whole number"]),
+    ({"model.assembly.attention_size": True}, "model.assembly.attention_size", ["True", "give a whole number"]),
+    ({"model.detector.sizes_of_interest": 64}, "model.detector.sizes_of_interest", ["64", "give a list of"]),
+    ({"callbacks.last.every_n_steps": None}, "callbacks.last.every_n_steps", ["None", "give a whole number"]),
+    ({"data.prepare.size": "big"}, "data.prepare.size", ["'big'", "give a whole number"]),
     # files
     ({"ckpt_path": "/no.ckpt"}, "ckpt_path", ["no file '/no.ckpt'", "last"]),
     ({"init_from": "/no.ckpt"}, "init_from", ["no file '/no.ckpt'", "or null"]),
@@ -282,7 +309,11 @@ REFUSED: list[tuple[dict[str, Any], str, list[str]]] = [
         {"model.boundary.classes": True, "data.boundary_target.classes": False},
         "gt.classes", ["boundary of each class", "set gt.classes=true"],
     ),
-    ({"objective": "boundary_f/ODS"}, "objective", ["not computed"]),
+    (
+        {"objective": "boundary_f/ODS"}, "objective",
+        ["not computed", "set callbacks.evaluation.boundary_f=true"],
+    ),
+    ({"model.loss_weights.boundary": 0.0}, "model.losses", ["no term supervises", "model.loss_weights.boundary is 0"]),
     (
         {"callbacks.evaluation.boundary_f": True, "model.boundary._target_": GLOBAL.replace("Global", "Instance")},
         "callbacks.evaluation.boundary_f", ["boundary of the whole image", "boundary@model.boundary=global"],
@@ -320,6 +351,46 @@ def test_a_mistake_is_named_with_its_remedy(
         put(config, key, copy.deepcopy(value) if value is not DELETE else DELETE)
     lines = [line for line in mistakes(config) if line.startswith(f"{path}: ")]
     assert any(all(word in line for word in words) for line in lines), mistakes(config)
+
+
+def test_a_whole_number_and_null_fit_where_the_annotation_says_so(config: dict[str, Any]) -> None:
+    put(config, "model.boundary.attention_bias", -4)
+    put(config, "callbacks.evaluation.folder", None)
+    check(config)
+
+
+def test_annotations_of_parts_of_ones_own_are_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Part:
+        __module__ = "ours.parts"
+
+        def __init__(self, size: tuple[int, int], kind: Literal["a", "b"] = "a", other: Path | None = None) -> None:
+            pass
+
+    class Unreadable(Part):
+        __module__ = "ours.parts"
+
+        def __init__(self, size: int, other: Nowhere) -> None:  # noqa: F821
+            pass
+
+    values = {"size": [3, 4, 5], "kind": "c", "other": 3}
+    assert list(wrong_types("model.x", values, Part)) == []
+    monkeypatch.setenv("B2INST_PARTS", "ours")
+    assert list(wrong_types("model.x", values, Part)) == [
+        "model.x.size: [3, 4, 5]; give a list of a whole number, a whole number",
+        "model.x.kind: 'c'; give a, b",
+    ]
+    assert list(wrong_types("model.x", {"size": [3, 4], "kind": "b"}, Part)) == []
+    assert list(wrong_types("model.x", {"size": "x"}, Unreadable)) == []
+
+
+@pytest.mark.parametrize("variant", ["none", "unsupervised"])
+def test_terms_that_supervise_nothing_are_told(variant: str, caplog: pytest.LogCaptureFixture) -> None:
+    check(composed(f"boundary@model.boundary={variant}", "loss@model.losses=[bce,edge_agreement]"))
+    (line,) = caplog.messages
+    assert line.startswith("model.losses: bce without effect, for ") and "boundary=global or instance" in line
+    caplog.clear()
+    check(composed(f"boundary@model.boundary={variant}", "loss@model.losses=[edge_agreement]"))
+    assert caplog.messages == []
 
 
 def test_the_stride_of_the_ground_truth() -> None:

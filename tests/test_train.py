@@ -170,6 +170,24 @@ def test_init_from_takes_over_what_fits(trained: Path, root: Path, tmp_path: Pat
     assert torch.allclose(old[name], new[name], atol=1e-6)
 
 
+def test_weights_of_other_packages_are_told_the_way(trained: Path, root: Path, tmp_path: Path) -> None:
+    torch.save({"backbone.layers.0.0.conv1.weight": torch.zeros(1)}, tmp_path / "yolact.pth")
+    with pytest.raises(ConfigError, match=r"init_from=.*yolact\.pth.*b2inst\.interop\.convert"):
+        train(toy_config(root, tmp_path / "run", f"init_from={tmp_path}/yolact.pth"))
+
+
+def test_as_many_classes_as_the_data_have(root: Path, tmp_path: Path) -> None:
+    """With more of them the names in the checkpoint would not name all."""
+    with pytest.raises(ConfigError, match="model.num_classes: 4, but the annotations have 3 categories"):
+        train(toy_config(root, tmp_path, "model.num_classes=4"))
+
+
+def test_no_progress_bar_is_wanted(root: Path, tmp_path: Path) -> None:
+    config = toy_config(root, tmp_path, "trainer.enable_progress_bar=false")
+    config["callbacks"] |= {"progress": {"_target_": "pytorch_lightning.callbacks.RichProgressBar"}}
+    assert train(config).metrics
+
+
 @pytest.mark.parametrize(
     ("command", "told"),
     [
@@ -186,6 +204,10 @@ def test_init_from_takes_over_what_fits(trained: Path, root: Path, tmp_path: Pat
             ["train", *TOY, "data.root=set", "model.num_classes=2"],
             "error: model.num_classes: 2, but the annotations have 3 categories; set it to null",
         ),
+        (
+            ["train", *TOY, "data.root=set", "assembly@model.assembly=quadrant", "model.assembly.mask_size=27"],
+            "error: model.assembly: mask_size=27",
+        ),
         (["evaluate", "ckpt=/absent.ckpt"], "error: ckpt: /absent.ckpt: no such checkpoint"),
         (["evaluate", "predictions=/absent.json", "annotations=/absent.json"], "error: "),
     ],
@@ -194,6 +216,7 @@ def test_init_from_takes_over_what_fits(trained: Path, root: Path, tmp_path: Pat
         "train without a root",
         "verify without a root",
         "too few classes",
+        "a value that a part refuses",
         "evaluate a checkpoint",
         "evaluate results",
     ],

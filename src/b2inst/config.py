@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError
+
+from b2inst.data.errors import DataError
 
 # What a configuration may name as `_target_`: in a training run; in the parts of a checkpoint that every use of it
 # builds, which anybody may have made; and in its data settings, which an evaluation builds too.
@@ -75,24 +80,37 @@ def find(target: str, allowed: tuple[str, ...] = TRAINING_TARGETS) -> Any:
     return found
 
 
-def build(node: Mapping[str, Any], allowed: tuple[str, ...] = TRAINING_TARGETS, **kwargs: Any) -> Any:
+def build(node: Mapping[str, Any], allowed: tuple[str, ...] = TRAINING_TARGETS, *, at: str = "", **kwargs: Any) -> Any:
     """Instantiate a plain configuration; everything below it becomes plain dicts, lists and built objects.
 
     Args:
         node: with a `_target_`; without interpolations, which could make further targets.
         allowed: prefixes of the targets that may be built.
+        at: dotted path of the node in the configuration, for messages; empty for the whole.
         **kwargs: further arguments of the outermost target.
 
     Raises:
-        ConfigError: for a target outside of the allowed prefixes, or an interpolation.
+        ConfigError: for a target outside of the allowed prefixes, an interpolation, or values that a part refuses.
     """
     for path, part in targets_of(node):
         if not _is_allowed(part["_target_"], allowed):
-            raise ConfigError(f"{path or 'config'}: _target_ {refusal(part['_target_'], allowed)}")
+            raise ConfigError(f"{_joined(at, path)}: _target_ {refusal(part['_target_'], allowed)}")
     for text in _texts(node):
         if "${" in text:
-            raise ConfigError(f"config: {text!r} is refused; values have to be resolved")
-    return instantiate(OmegaConf.create(dict(node)), _convert_="all", **kwargs)
+            raise ConfigError(f"{_joined(at)}: {text!r} is refused; values have to be resolved")
+    try:
+        return instantiate(OmegaConf.create(dict(node)), _convert_="all", **kwargs)
+    except InstantiationException as error:
+        cause, key = error.__cause__, re.search(r"^full_key: (.+)$", str(error), flags=re.MULTILINE)
+        if isinstance(cause, DataError | ConfigError):  # they say all themselves
+            raise cause from None
+        if isinstance(cause, ValueError | TypeError):
+            raise ConfigError(f"{_joined(at, key[1] if key else '')}: {cause}") from cause
+        raise
+
+
+def _joined(*paths: str) -> str:
+    return ".".join(filter(None, paths)) or "config"
 
 
 def refusal(target: Any, allowed: tuple[str, ...]) -> str:
@@ -126,8 +144,12 @@ def plain(cfg: DictConfig) -> dict[str, Any]:
     """The resolved configuration as plain dicts and lists.
 
     Raises:
-        ConfigError: a value is missing that has no default.
+        ConfigError: a value is missing that has no default, or refers to one that is not there.
     """
-    if missing := sorted(OmegaConf.missing_keys(cfg)):
-        raise ConfigError("\n".join(f"{key}: no value, and it has no default; set {key}=VALUE" for key in missing))
-    return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+    try:
+        if missing := sorted(OmegaConf.missing_keys(cfg)):
+            raise ConfigError("\n".join(f"{key}: no value, and it has no default; set {key}=VALUE" for key in missing))
+        return OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[return-value]
+    except InterpolationResolutionError as error:
+        reason, key = str(error).splitlines()[0], error.full_key
+        raise ConfigError(f"{key}: {reason}; set {key}=VALUE, or leave its group out") from error

@@ -7,6 +7,7 @@ targets are in `config_keys.py`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,23 @@ import torch
 
 from b2inst.callbacks.evaluation import CocoEvaluation
 from b2inst.config import ConfigError
-from b2inst.config_keys import sections, targets
+from b2inst.config_keys import sections, targets, types
 from b2inst.config_read import Lines, did_you_mean, get, is_a, is_int, is_number, named_by, section_at
+from b2inst.data.collate import LARGEST_DIVISOR, SIZE_DIVISOR
 from b2inst.data.datamodule import ROOT_VARIABLE, resolve_root
 from b2inst.distributed import started_from_outside
 from b2inst.losses.kervadec import Kervadec
 from b2inst.metrics.coco import KINDS
 from b2inst.models.boundary import GlobalBoundary, NoBoundary
 
+log = logging.getLogger(__name__)
+
 PRECISIONS = ("32-true", "32", "16-mixed", "bf16-mixed")
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
 
 def check(config: dict[str, Any], *, multirun: bool = False) -> None:
-    """Refuse a configuration that cannot work; builds no model and reads no data.
+    """Refuse a configuration that cannot work, and warn of what has no effect; builds no model and reads no data.
 
     Args:
         config: plain values, as `conf/train.yaml` composes them.
@@ -39,9 +43,13 @@ def check(config: dict[str, Any], *, multirun: bool = False) -> None:
     """
     rules = (*RULES, _ddp_in_a_sweep) if multirun else RULES
     lines = list(dict.fromkeys(line for rule in rules for line in rule(config)))
+    told = {line.split(": ")[0] for line in lines}
+    lines += [line for line in types(config) if line.split(": ")[0] not in told]  # the others know more of a value
     if lines:
         count = f"{len(lines)} mistake{'s' if len(lines) > 1 else ''} in the configuration"
         raise ConfigError("\n".join([f"{count}:", *lines]))
+    for line in _without_effect(config):
+        log.warning("%s", line)
 
 
 # --------------------------------------------------------------------------------------------------------- values
@@ -65,6 +73,10 @@ def _values(config: Mapping[str, Any]) -> Lines:
             yield f"{path}: {value!r}; give a whole number of at least {least}{' or null' if path in optional else ''}"
     if is_int(config.get("seed")) and config["seed"] >= 2**32:
         yield f"seed: {config['seed']} is too large; give one below 2**32"
+    divisor = get(config, "data.size_divisor", SIZE_DIVISOR)
+    if not is_int(divisor) or divisor % SIZE_DIVISOR or not 0 < divisor <= LARGEST_DIVISOR:
+        yield (f"data.size_divisor: {divisor!r}; give a multiple of {SIZE_DIVISOR}, the stride of P5, of at most "
+               f"{LARGEST_DIVISOR}")  # fmt: skip
     share = get(config, "data.max_damaged", 0)
     if not is_number(share) or not 0 <= share <= 1:
         yield f"data.max_damaged: {share!r}; give a share of the training images from 0 to 1"
@@ -132,22 +144,37 @@ def _supervised(boundary: Any) -> bool:
     return is_a(boundary, NoBoundary) and named_by(boundary).losses is not NoBoundary.losses
 
 
-def _boundary(config: Mapping[str, Any]) -> Lines:
-    variant = get(config, "model.boundary")
-    terms = {
+def _boundary_terms(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Loss terms of the boundary that have a weight."""
+    if get(config, "model.loss_weights.boundary", 1.0) == 0:
+        return {}
+    return {
         name: term for name, term in section_at(config, "model.losses").items()
         if getattr(named_by(term), "supervises", None) == "boundary"
         and (get(term, "weight", 1.0) != 0 or get(term, "weight_step", 0.0) != 0)
     }  # fmt: skip
+
+
+def _without_effect(config: Mapping[str, Any]) -> Lines:
+    """What changes nothing; no mistake, for a sweep over the variants gives the same terms to all."""
+    variant, terms = get(config, "model.boundary"), _boundary_terms(config)
+    if is_a(variant, NoBoundary) and not _supervised(variant) and terms:
+        yield (f"model.losses: {', '.join(terms)} without effect, for {named_by(variant).__name__} learns no boundary; "
+               "choose boundary@model.boundary=global or instance, or 'loss@model.losses=[]'")  # fmt: skip
+
+
+def _boundary(config: Mapping[str, Any]) -> Lines:
+    variant, terms = get(config, "model.boundary"), _boundary_terms(config)
     head = get(config, "model.mask_head")
     if (learns := getattr(named_by(head), "learns_boundary", None)) is not None and learns != bool(terms):
         yield (f"model.losses: {', '.join(terms) or 'none'} of the boundary, which model.mask_head "
                f"{'learns' if learns else 'does not learn'}; choose 'loss@model.losses=[bce,dice]' with "
                "mask_head@model.mask_head=bmask, and [] with mask_rcnn")  # fmt: skip
-    if _supervised(variant) and not terms:
-        yield ("model.losses: no term supervises the boundary basis; add one, as in 'loss@model.losses=[bce,dice]', or "
-               "choose boundary@model.boundary=unsupervised")  # fmt: skip
-    if _supervised(variant) and terms and all(is_a(term, Kervadec) for term in terms.values()):
+    if _supervised(variant) and not terms and head is None:
+        why = " (model.loss_weights.boundary is 0)" if get(config, "model.loss_weights.boundary") == 0 else ""
+        yield (f"model.losses: no term supervises the boundary basis{why}; add one, as in "
+               "'loss@model.losses=[bce,dice]', or choose boundary@model.boundary=unsupervised")  # fmt: skip
+    if (_supervised(variant) or learns) and terms and all(is_a(term, Kervadec) for term in terms.values()):
         yield (f"model.losses.{next(iter(terms))}: kervadec as the only boundary term is least where nothing is "
                "predicted; add bce or dice, as in 'loss@model.losses=[bce,kervadec]'")  # fmt: skip
     if is_a(variant, NoBoundary) and not _supervised(variant) and get(variant, "use_prediction") is False:
@@ -224,8 +251,9 @@ def _objective(config: Mapping[str, Any]) -> Lines:
             yield ("callbacks.evaluation.boundary_f: true, but no basis is supervised with the boundary of the "
                    "whole image; choose boundary@model.boundary=global, or set it to false")  # fmt: skip
     if objective not in allowed:
-        yield (f"objective: {objective!r} is not computed; {did_you_mean(objective, allowed)} "
-               f"(kinds of the evaluation: {', '.join(kinds)})")  # fmt: skip
+        off = str(objective).startswith("boundary_f/") and not evaluation.get("boundary_f")
+        remedy = "set callbacks.evaluation.boundary_f=true" if off else did_you_mean(objective, allowed)
+        yield f"objective: {objective!r} is not computed; {remedy} (kinds of the evaluation: {', '.join(kinds)})"
     monitor = get(callbacks, "checkpoint.monitor", objective)
     if monitor != objective:
         yield (f"callbacks.checkpoint.monitor: {monitor!r} is not objective={objective!r}; set objective={monitor} "

@@ -10,6 +10,7 @@ from typing import Any
 
 from b2inst.config import CHECKPOINT_TARGETS, TRAINING_TARGETS, refusal, targets_of, with_own_parts
 from b2inst.config_read import Lines, did_you_mean, get, named_by, section_at
+from b2inst.config_types import wrong_types
 from b2inst.data.shapes import Params, ensure
 
 TOP_LEVEL = (
@@ -29,6 +30,7 @@ NODES = ("model", "data", "optim", "schedule", "trainer", "model.backbone", "mod
          "model.mask_head")  # fmt: skip
 IN_CHECKPOINT = ("model", "optim", "schedule")  # built again from a checkpoint, so with its narrower prefixes
 HYDRA_KEYS = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+FILLED = ("model.num_classes",)  # null until the data are known
 FORWARDS_TO = {ensure: Params}  # functions whose **kwargs are the arguments of something else
 COPIES = {"boundary_target": "gt", "train_augment": "augment.train", "val_augment": "augment.val"}  # within data
 
@@ -77,13 +79,25 @@ def _named_parts(path: str, section: Any, may_be_null: bool) -> Lines:
             yield f"{path}.{name}: no part, for it has no _target_; give one, or delete it with '~{path}.{name}'"
 
 
+def without_copies(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is only interpolated left out: it is reported once, where it is written."""
+    data = get(config, "data")
+    if not isinstance(data, Mapping):
+        return config
+    return {**config, "data": {k: v for k, v in data.items() if k not in COPIES or v != get(config, COPIES[k])}}
+
+
+def types(config: Mapping[str, Any]) -> Lines:
+    """Values of another type than the argument has."""
+    for path, node in targets_of(without_copies(config)):
+        if (target := named_by(node)) is not None:
+            given = {key: value for key, value in node.items() if f"{path}.{key}" not in FILLED or value is not None}
+            yield from wrong_types(path, given, FORWARDS_TO.get(target, target))
+
+
 def targets(config: Mapping[str, Any]) -> Lines:
     """What `_target_` names, whether that may be built, and with these arguments."""
-    data = get(config, "data")
-    if isinstance(data, Mapping):  # what is only interpolated is reported once, where it is written
-        own = {k: v for k, v in data.items() if k not in COPIES or v != get(config, COPIES[k])}
-        config = {**config, "data": own}
-    for path, node in targets_of(config):
+    for path, node in targets_of(without_copies(config)):
         name = node["_target_"]
         allowed = CHECKPOINT_TARGETS if path.split(".")[0] in IN_CHECKPOINT else TRAINING_TARGETS
         if not isinstance(name, str) or not name.startswith(with_own_parts(allowed)):
@@ -117,7 +131,9 @@ def _arguments(path: str, node: Mapping[str, Any], target: Callable[..., Any]) -
     by_name = [k for k, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     if not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         for key in node:
-            if key not in by_name and key not in HYDRA_KEYS:
+            if key not in by_name and f"{path}.{key}" in NODES:
+                yield f"{path}.{key}: {name} has no such part; leave its group out, or choose a model that has it"
+            elif key not in by_name and key not in HYDRA_KEYS:
                 yield f"{path}.{key}: no argument of {name}; {did_you_mean(key, by_name)}"
     if node.get("_partial_") or "_args_" in node:  # the code gives the rest
         return

@@ -42,7 +42,7 @@ def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Scores | None, Path]:
     if config["score_threshold"] is not None:
         module.model.score_threshold = config["score_threshold"]
     with runtime.job(module.config["seed"], False, False, module.config["training"]["matmul_precision"]):
-        data = build(data_config(module.config["data"], config), CHECKPOINT_DATA_TARGETS)
+        data = build(data_config(module.config["data"], config), CHECKPOINT_DATA_TARGETS, at="data")
         if list(data.category_ids) != module.config["category_ids"]:
             raise ConfigError(
                 f"{data.val_annotations}: its category ids {list(data.category_ids)} are not those the checkpoint was "

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from b2inst.callbacks.evaluation import THRESHOLD_KEY
 from b2inst.config import CHECKPOINT_TARGETS, ConfigError, build
+from b2inst.data.collate import LARGEST_DIVISOR
 from b2inst.ops.dist import reduce_mean
 from b2inst.structures import Batch
 
@@ -37,7 +38,7 @@ class LitSegmenter(pl.LightningModule):
         self.save_hyperparameters({"config": config})
         self.config = config
         self.best_threshold: float | None = None
-        self.model = build(config["model"], CHECKPOINT_TARGETS)
+        self.model = build(config["model"], CHECKPOINT_TARGETS, at="model")
         if config["training"]["channels_last"]:
             self.model.to(memory_format=torch.channels_last)
 
@@ -119,8 +120,10 @@ class LitSegmenter(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Optimizer and learning rate schedule, stepped once per optimizer step."""
-        optimizer: Optimizer = build(self.config["optim"], CHECKPOINT_TARGETS)(self.model, self.effective_batch())
-        scheduler = build(self.config["schedule"], CHECKPOINT_TARGETS)(optimizer)
+        optimizer: Optimizer = build(self.config["optim"], CHECKPOINT_TARGETS, at="optim")(
+            self.model, self.effective_batch()
+        )
+        scheduler = build(self.config["schedule"], CHECKPOINT_TARGETS, at="schedule")(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
@@ -142,8 +145,8 @@ def _mistake(checkpoint: dict[str, Any]) -> str | None:
     count = config["model"]["num_classes"]
     if not isinstance(names, list) or not isinstance(ids, list) or not len(names) == len(ids) == count:
         return f"classes and category_ids do not name {count} classes"
-    if not isinstance(divisor, int) or not 1 <= divisor <= 1024:
-        return f"data.size_divisor is {divisor!r}, not a number of pixels from 1 to 1024"
+    if not isinstance(divisor, int) or not 1 <= divisor <= LARGEST_DIVISOR:
+        return f"data.size_divisor is {divisor!r}, not a number of pixels from 1 to {LARGEST_DIVISOR}"
     if threshold is not None and not (isinstance(threshold, float) and 0 <= threshold <= 1):
         return f"{THRESHOLD_KEY} is {threshold!r}, not a score from 0 to 1"
     return None

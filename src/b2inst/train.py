@@ -14,7 +14,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.callbacks import ProgressBar, WeightAveraging
 
 from b2inst import distributed, runtime, viz_curves
 from b2inst.callbacks.evaluation import CocoEvaluation
@@ -64,11 +64,11 @@ def train(config: dict[str, Any], multirun: bool = False) -> Scores:
         config["training"]["matmul_precision"],
     ):  # fmt: skip
         distributed.join()
-        data = build(config["data"])
+        data = build(config["data"], at="data")
         config["classes"], config["category_ids"] = list(data.class_names), list(data.category_ids)
         if config["model"]["num_classes"] is None:
             config["model"]["num_classes"] = data.num_classes
-        elif config["model"]["num_classes"] < data.num_classes:
+        elif config["model"]["num_classes"] != data.num_classes:  # names and category ids go by class
             raise ConfigError(
                 f"model.num_classes: {config['model']['num_classes']}, but the annotations have {data.num_classes} "
                 "categories; set it to null, which takes as many"
@@ -77,15 +77,18 @@ def train(config: dict[str, Any], multirun: bool = False) -> Scores:
         module = LitSegmenter(config)
         if config["init_from"] is not None:
             init_from(module, config["init_from"])
-        callbacks = {name: build(part) for name, part in config["callbacks"].items() if part is not None}
-        for callback in callbacks.values():
+        callbacks = _parts(config["callbacks"], "callbacks")
+        if not trainer_config.get("enable_progress_bar", True):
+            callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+        for callback in callbacks:
             if isinstance(callback, LastCheckpoint):
                 callback.stop = stop
-        loggers = [build(part) for part in config["logger"].values() if part is not None]
+        loggers = _parts(config["logger"], "logger")
         resumed = [Resumed()] * (ckpt_path is not None)
         trainer: pl.Trainer = build(
-            trainer_config, callbacks=[*callbacks.values(), *resumed], logger=loggers, plugins=[AtomicCheckpointIO()]
-        )
+            trainer_config, at="trainer", callbacks=[*callbacks, *resumed], logger=loggers,
+            plugins=[AtomicCheckpointIO()],
+        )  # fmt: skip
         step, validation = None, False
         if ckpt_path is not None:
             checkpoint = read_checkpoint(ckpt_path, mmap=True)
@@ -97,6 +100,10 @@ def train(config: dict[str, Any], multirun: bool = False) -> Scores:
             logger.log_hyperparams(config)
         trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
         return finish(trainer, module, data, output)
+
+
+def _parts(section: dict[str, Any], path: str) -> list[Any]:
+    return [build(part, at=f"{path}.{name}") for name, part in section.items() if part is not None]
 
 
 def begin(output: Path, config: dict[str, Any], step: int | None, validation: bool = False) -> None:
@@ -172,7 +179,10 @@ def init_from(module: LitSegmenter, path: str) -> None:
         state, own = _state_dict(Path(path)), module.state_dict()
     except Exception as error:  # whatever a damaged or foreign file leads to
         reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"init_from={path}: no checkpoint of this package, or damaged ({reason})") from error
+        raise ConfigError(
+            f"init_from={path}: no checkpoint of this package, or damaged ({reason}); weights of other packages become "
+            "one with `python -m b2inst.interop.convert`"
+        ) from error
     fitting = {k: v for k, v in state.items() if k in own and own[k].shape == v.shape}
     if not fitting:
         raise ConfigError(f"init_from={path}: none of its {len(state)} tensors fits this model")

@@ -38,7 +38,7 @@ def verify(config: dict[str, Any]) -> Report:
     Returns:
         the findings; `verify.json` and, if there are images, `contact_sheet.png` are in the folder `output`.
     """
-    data: B2InstDataModule = build(config["data"])
+    data: B2InstDataModule = build(config["data"], at="data")
     report = Report()
     candidates: list[Candidate] = []
     for split in config["splits"]:

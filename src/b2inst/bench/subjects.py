@@ -43,11 +43,11 @@ def make(spec: Spec) -> Subject:
         model = peers.build(spec.name, spec.setting)
         return TorchvisionTraining(model, spec.setting) if spec.train else TorchvisionDetection(model, spec.setting)
     if spec.train:
-        model = build({**spec.model, "num_classes": CLASSES}, CHECKPOINT_TARGETS)
+        model = build({**spec.model, "num_classes": CLASSES}, CHECKPOINT_TARGETS, at="model")
         return OurTraining(model, build(spec.optim, CHECKPOINT_TARGETS), spec.setting)
     if spec.ckpt is not None:
         return OurDetection(LitSegmenter.from_checkpoint(spec.ckpt).model, spec.setting, calibrate=False)
-    return OurDetection(build({**spec.model, "num_classes": CLASSES}, CHECKPOINT_TARGETS), spec.setting)
+    return OurDetection(build({**spec.model, "num_classes": CLASSES}, CHECKPOINT_TARGETS, at="model"), spec.setting)
 
 
 class _Stage(nn.Module):

@@ -12,6 +12,7 @@ from b2inst.data.damaged import Damaged, split_damaged
 from b2inst.structures import Batch, ImageBatch, Targets
 
 SIZE_DIVISOR = 32  # the coarsest feature map that is up-sampled and added to a finer one (P5)
+LARGEST_DIVISOR = 1024  # more would be a mistake, and make inputs of any size
 
 
 def collate(samples: Sequence[Sample | Damaged], divisor: int = SIZE_DIVISOR) -> Batch:
