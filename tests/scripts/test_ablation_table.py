@@ -266,6 +266,17 @@ def test_a_difference_of_differences_is_that_of_each_seed(folder: Path, root: Pa
     assert f"{text}, 1 of unequal precision)" in (root / "docs" / "results.md").read_text()
 
 
+def test_several_arms_count_as_their_mean_of_each_seed(folder: Path, root: Path) -> None:
+    for seed, (a, e, low, high) in enumerate([(0.4, 0.5, 0.3, 0.42), (0.42, 0.5, 0.3, 0.44), (0.41, 0.55, 0.3, 0.45)]):
+        for arm, ap in (("a", a), ("e", e), ("l", low), ("z", high)):
+            finished(folder, arm, seed, ap)
+    (folder / "near" / "z" / "seed2" / runs.METRICS).unlink()
+    text = "both {{ difference near e,z a,l mask/AP }}; mean {{ mean near e,z mask/AP }}"
+    (root / "findings.md").write_text(text)
+    ablation_table.main([f"--runs={folder}"], root)
+    assert "both +11.0 (n=2); mean 46.5 ± 0.7" in (root / "docs" / "results.md").read_text()
+
+
 def test_what_cannot_be_compared_is_refused(folder: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finished(folder, "a", 0, 0.4)
     run = finished(folder, "e", 0, 0.5, steps=200)
