@@ -12,7 +12,7 @@ from b2inst.models.assembly.dynamic import DynamicConvolutions
 from b2inst.models.assembly.linear import LinearCombination
 from b2inst.models.backbone import MobileNetV2
 from b2inst.models.basis import BasisHead, no_semantic
-from b2inst.models.boundary import GlobalBoundary
+from b2inst.models.boundary import GlobalBoundary, InstanceBoundary, UnsupervisedBoundary
 from b2inst.models.fpn import FPN
 from b2inst.models.segmenter import Segmenter
 from interop.small import blendmask, same, weights
@@ -70,17 +70,30 @@ def test_a_boundary_basis_keeps_the_old_rows_and_begins_as_blendmask() -> None:
                                  for kind in ("weight", "bias")}  # fmt: skip
 
 
-def test_masks_hardly_change_at_the_start_of_fine_tuning() -> None:
+@pytest.mark.parametrize("boundary", [GlobalBoundary, UnsupervisedBoundary])
+def test_masks_hardly_change_at_the_start_of_fine_tuning(boundary: type[UnsupervisedBoundary]) -> None:
     changes = {}
     state, images = weights(), build.images(1, 64, 96)
     plain = blendmask(detector={"score_threshold": 0.0}).eval()
     load_adelaidet(plain, state)
     wanted = plain.detect(plain(images), images)[0].mask_logits
     for bias in (-4.0, 0.0):
-        model = blendmask(GlobalBoundary(), detector={"score_threshold": 0.0}).eval()
+        model = blendmask(boundary(), detector={"score_threshold": 0.0}).eval()
         load_adelaidet(model, state, attention_bias=bias)
         changes[bias] = float((model.detect(model(images), images)[0].mask_logits - wanted).abs().mean())
     assert changes[-4.0] < 0.05 < changes[0.0]
+
+
+def test_where_the_basis_starts_is_said_by_the_variant() -> None:
+    """At the prior of a boundary where losses teach it, and above 0 where masks alone do."""
+    starts = {}
+    for variant in (GlobalBoundary, InstanceBoundary, UnsupervisedBoundary):
+        model = blendmask(variant())
+        load_adelaidet(model, weights())
+        starts[variant] = model.basis.bases.bias[4].item()
+    assert starts == {GlobalBoundary: -4, InstanceBoundary: -4, UnsupervisedBoundary: 1}
+    load_adelaidet(model, weights(), boundary_bias=-2.0)
+    assert model.basis.bases.bias[4] == -2
 
 
 def test_five_bases_are_exported_and_loaded_as_five() -> None:

@@ -15,7 +15,7 @@ from b2inst.interop.yolact import is_yolact, load_yolact, yolact_names, yolact_o
 from b2inst.lit import LitSegmenter
 from b2inst.models.backbone import ResNet
 from b2inst.models.basis import no_semantic
-from b2inst.models.boundary import GlobalBoundary, NoBoundary
+from b2inst.models.boundary import GlobalBoundary, InstanceBoundary, NoBoundary, UnsupervisedBoundary
 from b2inst.models.fpn_yolact import YolactFPN
 from b2inst.models.protonet_yolact import YolactProtonet
 from b2inst.models.segmenter import Segmenter
@@ -152,19 +152,39 @@ def test_other_classes(weights: dict[str, Tensor]) -> None:
     assert {key.rpartition(".")[0] for key in report.fresh} == {"detector.cls_logits", "semantic.conv"}
 
 
-def test_masks_start_as_without_the_boundary_basis(weights: dict[str, Tensor]) -> None:
-    plain, extended = model().eval(), model(GlobalBoundary()).eval()
+@pytest.mark.parametrize(
+    ("boundary", "own"), [(GlobalBoundary(), 1), (GlobalBoundary(classes=True), 80), (InstanceBoundary(), 1)]
+)
+def test_masks_start_as_without_the_boundary_basis(boundary: NoBoundary, own: int, weights: dict[str, Tensor]) -> None:
+    plain, extended = model().eval(), model(boundary).eval()
     load_yolact(plain, weights)
     report = load_yolact(extended, weights)
     assert len(report.fresh) == 4
     images = build.images(1, 64, 64)
     with torch.no_grad():
         outputs = [m(images) for m in (plain, extended)]
-        assert torch.equal(outputs[0].bases, outputs[1].bases[:, :-1])
-        assert outputs[1].bases[:, -1].mean() < -1
+        assert outputs[1].bases.shape[1] == 32 + own
+        assert torch.equal(outputs[0].bases, outputs[1].bases[:, :32])
+        assert outputs[1].bases[:, 32:].mean() < -1
         wanted, found = (m.detect(o, images)[0] for m, o in zip((plain, extended), outputs, strict=True))
     assert len(found) > 3
     torch.testing.assert_close(found.mask_logits, wanted.mask_logits)
+
+
+@pytest.mark.parametrize("entry", ["logit", "sigmoid", "negative"])
+def test_a_basis_that_only_the_masks_teach_is_reached(entry: str, weights: dict[str, Tensor]) -> None:
+    """Its coefficient is from the start, and with a coefficient that is not 0 the basis is."""
+    ours, batch = model(UnsupervisedBoundary(input=entry)), build.batch(build.BATCHES["a single image"])
+    load_yolact(ours, weights)
+    for _ in range(2):
+        ours.zero_grad()
+        losses, _ = ours.losses(ours(batch.images), batch)
+        losses["mask"].backward()
+        coefficients = ours.detector.params.bias.grad.unflatten(0, (3, 33))[:, -1]
+        assert coefficients.any()
+        with torch.no_grad():
+            ours.detector.params.bias.unflatten(0, (3, 33))[:, -1] -= coefficients.sign()
+    assert ours.basis.bases.weight.grad[-1].any() and ours.basis.bases.bias.grad[-1] != 0
 
 
 def test_other_models(weights: dict[str, Tensor]) -> None:
