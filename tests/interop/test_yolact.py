@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -190,6 +191,8 @@ def test_a_basis_that_only_the_masks_teach_is_reached(entry: str, weights: dict[
 def test_other_models(weights: dict[str, Tensor]) -> None:
     with pytest.raises(ValueError, match="model.fpn, model.detector, model.basis: not YOLACT's.*yolact_r50"):
         yolact_names(build.segmenter(NoBoundary(), losses={}))
+    with pytest.raises(ValueError, match="leave `experiment` alone, and give boundary@model.boundary=global"):
+        yolact_names(build.segmenter(GlobalBoundary()))
     with pytest.raises(ValueError, match="fpn.outputs.0.1.weight.*norm=none"):
         yolact_names(model(fpn=partial(YolactFPN, norm="gn")))
     with pytest.raises(ValueError, match="preset=yolact"):
@@ -220,6 +223,18 @@ def test_the_command_makes_a_checkpoint(weights: dict[str, Tensor], tmp_path: Pa
     load_yolact(ours, weights)
     own = ours.state_dict()
     assert all(torch.equal(value, own[key]) for key, value in module.model.state_dict().items() if key in own)
+
+
+def test_the_command_makes_a_b2inst_of_it(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    """What the error of experiment=b2inst says to give instead does it."""
+    torch.save(weights, tmp_path / "in.pth")
+    with pytest.raises(ValueError, match="not YOLACT's") as error:
+        convert(tmp_path / "in.pth", tmp_path / "out.ckpt", ["experiment=b2inst"])
+    settings = re.findall(r"\w+@[^\s']+", str(error.value))
+    convert(tmp_path / "in.pth", tmp_path / "out.ckpt", settings)
+    ours = LitSegmenter.from_checkpoint(tmp_path / "out.ckpt").model
+    assert isinstance(ours.boundary, GlobalBoundary) and set(ours.terms) == {"bce", "dice", "bf1"}
+    assert set(ours.scoring.qualities) == {"iou", "boundary"} and len(ours.basis.bases.weight) == 33
 
 
 def test_the_command_wants_the_right_classes(tmp_path: Path) -> None:

@@ -76,7 +76,12 @@ def yolact_names(model: Segmenter) -> dict[str, str]:
     """
     parts = {"fpn": YolactFPN, "detector": Yolact, "basis": YolactProtonet, "backbone": ResNet}
     if other := [name for name, kind in parts.items() if not isinstance(getattr(model, name), kind)]:
-        raise ValueError(f"model.{', model.'.join(other)}: not YOLACT's; its weights are for experiment=yolact_r50")
+        raise ValueError(
+            f"model.{', model.'.join(other)}: not YOLACT's; its weights are for experiment=yolact_r50, which the "
+            "conversion takes by itself: leave `experiment` alone, and give boundary@model.boundary=global "
+            "'loss@model.losses=[bce,dice,bf1]' for the boundary basis and scoring@model.scoring=iou_boundary for the "
+            "scores"
+        )
     levels, convs = len(model.fpn.lateral) - 1, len(model.basis.tower)
     rules: tuple[tuple[str, Rename], ...] = (
         (r"fpn\.lateral\.(\d)\.(.+)", lambda m: f"fpn.lat_layers.{levels - int(m[1])}.{m[2]}"),
