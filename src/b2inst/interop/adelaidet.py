@@ -21,10 +21,12 @@ from b2inst.models.segmenter import Segmenter
 # Not in every file: counters of steps, and the semantic head, which only training needs. An FCOS has no masks either.
 MAY_BE_MISSING = re.compile(r".*\.num_batches_tracked|basis_module\.seg_head\..*")
 MASK_PARTS = ("basis_module.", "top_layer.", "mask_branch.", "controller.")
-# In files, of no use here: counters, constants of the input and of CondInst, ImageNet's classifier, and the biases
-# that some ImageNet files give to convolutions in front of a norm.
+# In files, of no use here: counters, constants of the input and of CondInst, its semantic head, which only training
+# needs and which is another than ours, ImageNet's classifier, and the biases that some ImageNet files give to
+# convolutions in front of a norm.
 MAY_BE_LEFT_OVER = re.compile(
     r".*\.num_batches_tracked|pixel_mean|pixel_std|mask_head\._iter|mask_head\.sizes_of_interest"
+    r"|mask_branch\.(seg_head|logits)\..*"
     r"|(.*\.)?fc1000\..*|backbone\.bottom_up\.stem\.fc\..*|backbone\.bottom_up\.(.*\.)?(conv\d|shortcut)\.bias"
 )
 PANOPTIC = ("panoptic_module.", "sem_seg_head.")
