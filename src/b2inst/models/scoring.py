@@ -16,16 +16,16 @@ QUALITIES = ("iou", "boundary")
 
 
 def dice_score(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
-    """(2 * sum(a * b) + eps) / (sum(a^2) + sum(b^2) + eps) of each pair of maps.
+    """2 * sum(a * b) / (sum(a^2) + sum(b^2)) of each pair of maps.
 
     Args:
         a, b: (P, R, R).
-        eps: avoids a division by zero; two empty maps agree fully.
+        eps: two maps whose squares sum up to no more are empty, and agree fully.
 
     Returns:
-        (P,) in [0, 1].
+        (P,) in [0, 1]; 0 where the maps have nothing in common, as an IoU is.
 
-    Source: B2Inst, the boundary quality S_boundary.
+    Source: B2Inst, the boundary quality S_boundary, which has an epsilon in both sums against a division by zero.
 
     Example:
         >>> a = torch.tensor([[[1.0, 1.0, 0.0, 0.0]]])
@@ -33,7 +33,9 @@ def dice_score(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
         0.5
     """
     both = (a * b).flatten(1).sum(1)
-    return (2 * both + eps) / (a.square().flatten(1).sum(1) + b.square().flatten(1).sum(1) + eps)
+    total = a.square().flatten(1).sum(1) + b.square().flatten(1).sum(1)
+    # Added to the sums, an epsilon would make a quality above 0 of nothing in common, which losses leave out.
+    return torch.where(total <= eps, 1.0, 2 * both / total.clamp(min=eps))
 
 
 class NoScoring(MaskScoring):
