@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from b2inst.losses.term import Term
 from b2inst.models.assembly.base import Assembly
-from b2inst.ops.laplacian import boundary
+from b2inst.ops.laplacian import boundary, check_options
 from b2inst.structures import Targets
 
 # Where losses teach the basis the boundary, it starts at their prior: a few percent of the cells.
@@ -206,6 +206,9 @@ class InstanceBoundary(UnsupervisedBoundary):
         use_prediction, input, attention_bias: as in `UnsupervisedBoundary`.
         threshold: on the Laplacian of the cropped mask.
         padding: of the Laplacian, `replicate` or `zeros`.
+
+    Raises:
+        ValueError: as in `UnsupervisedBoundary`; for an unknown padding, or a threshold that no response exceeds.
     """
 
     basis_bias = BOUNDARY_PRIOR  # type: ignore[assignment]
@@ -219,6 +222,7 @@ class InstanceBoundary(UnsupervisedBoundary):
         padding: str = "replicate",
     ) -> None:
         super().__init__(use_prediction, input, attention_bias)
+        check_options(threshold, padding)
         self.threshold = threshold
         self.padding = padding
 
