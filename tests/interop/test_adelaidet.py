@@ -223,9 +223,9 @@ def test_older_names_are_understood() -> None:
     assert load_adelaidet(blendmask(), state).fresh == {}
 
 
-def condinst(boundary=None, seed: int = 0) -> Segmenter:
-    return blendmask(boundary, seed=seed, assembly=DynamicConvolutions(mask_size=28), num_bases=8, semantic=no_semantic,
-                     detector={"use_scale": True, "score_threshold": 0.0})  # fmt: skip
+def condinst(boundary=None, seed: int = 0, **options: int) -> Segmenter:
+    return blendmask(boundary, seed=seed, assembly=DynamicConvolutions(mask_size=28, **options), num_bases=8,
+                     semantic=no_semantic, detector={"use_scale": True, "score_threshold": 0.0})  # fmt: skip
 
 
 def test_a_boundary_basis_joins_condinst_without_a_change_of_its_masks() -> None:
@@ -241,6 +241,18 @@ def test_a_boundary_basis_joins_condinst_without_a_change_of_its_masks() -> None
     assert len(a) > 3 and a.mask_logits.std() > 0
     torch.testing.assert_close(a.mask_logits, b.mask_logits)
     assert plain.basis.num_bases + 1 == extended.basis.num_bases
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_a_boundary_basis_joins_dynamic_convolutions_of_any_depth(num_layers: int) -> None:
+    plain, extended = condinst(num_layers=num_layers), condinst(GlobalBoundary(), seed=1, num_layers=num_layers)
+    with torch.no_grad():
+        plain.detector.params.bias.copy_(torch.arange(1.0, 1 + len(plain.detector.params.bias)))
+    load_adelaidet(extended, export_adelaidet(plain))
+    kept, wanted = extended.detector.params.bias, plain.detector.params.bias
+    assert torch.equal(kept[kept != 0], wanted)
+    of_bases = kept[: plain.assembly.shapes(9)[0][0] * 11].unflatten(0, (-1, 11))
+    assert (of_bases[:, -1] == 0).all() and of_bases[:, :-1].all()
 
 
 def test_an_assembly_that_adelaidet_does_not_have() -> None:
