@@ -12,7 +12,7 @@ from b2inst.models.assembly.dynamic import DynamicConvolutions
 from b2inst.models.assembly.linear import LinearCombination
 from b2inst.models.backbone import MobileNetV2
 from b2inst.models.basis import BasisHead, no_semantic
-from b2inst.models.boundary import GlobalBoundary
+from b2inst.models.boundary import GlobalBoundary, InstanceBoundary, UnsupervisedBoundary
 from b2inst.models.fpn import FPN
 from b2inst.models.segmenter import Segmenter
 from interop.small import blendmask, same, weights
@@ -70,17 +70,30 @@ def test_a_boundary_basis_keeps_the_old_rows_and_begins_as_blendmask() -> None:
                                  for kind in ("weight", "bias")}  # fmt: skip
 
 
-def test_masks_hardly_change_at_the_start_of_fine_tuning() -> None:
+@pytest.mark.parametrize("boundary", [GlobalBoundary, UnsupervisedBoundary])
+def test_masks_hardly_change_at_the_start_of_fine_tuning(boundary: type[UnsupervisedBoundary]) -> None:
     changes = {}
     state, images = weights(), build.images(1, 64, 96)
     plain = blendmask(detector={"score_threshold": 0.0}).eval()
     load_adelaidet(plain, state)
     wanted = plain.detect(plain(images), images)[0].mask_logits
     for bias in (-4.0, 0.0):
-        model = blendmask(GlobalBoundary(), detector={"score_threshold": 0.0}).eval()
+        model = blendmask(boundary(), detector={"score_threshold": 0.0}).eval()
         load_adelaidet(model, state, attention_bias=bias)
         changes[bias] = float((model.detect(model(images), images)[0].mask_logits - wanted).abs().mean())
     assert changes[-4.0] < 0.05 < changes[0.0]
+
+
+def test_where_the_basis_starts_is_said_by_the_variant() -> None:
+    """At the prior of a boundary where losses teach it, and above 0 where masks alone do."""
+    starts = {}
+    for variant in (GlobalBoundary, InstanceBoundary, UnsupervisedBoundary):
+        model = blendmask(variant())
+        load_adelaidet(model, weights())
+        starts[variant] = model.basis.bases.bias[4].item()
+    assert starts == {GlobalBoundary: -4, InstanceBoundary: -4, UnsupervisedBoundary: 1}
+    load_adelaidet(model, weights(), boundary_bias=-2.0)
+    assert model.basis.bases.bias[4] == -2
 
 
 def test_five_bases_are_exported_and_loaded_as_five() -> None:
@@ -141,7 +154,8 @@ def test_every_unknown_and_missing_key_is_named_and_nothing_is_loaded() -> None:
 ALLOWED = [
     "pixel_mean", "pixel_std", "mask_head._iter", "mask_head.sizes_of_interest", "fc1000.weight",
     "backbone.bottom_up.stem.fc.bias", "backbone.bottom_up.res2.0.conv1.bias",
-    "backbone.bottom_up.stem.conv1.norm.num_batches_tracked",
+    "backbone.bottom_up.stem.conv1.norm.num_batches_tracked", "mask_branch.seg_head.1.1.running_mean",
+    "mask_branch.logits.bias",
 ]  # fmt: skip
 
 
@@ -209,9 +223,9 @@ def test_older_names_are_understood() -> None:
     assert load_adelaidet(blendmask(), state).fresh == {}
 
 
-def condinst(boundary=None, seed: int = 0) -> Segmenter:
-    return blendmask(boundary, seed=seed, assembly=DynamicConvolutions(mask_size=28), num_bases=8, semantic=no_semantic,
-                     detector={"use_scale": True, "score_threshold": 0.0})  # fmt: skip
+def condinst(boundary=None, seed: int = 0, **options: int) -> Segmenter:
+    return blendmask(boundary, seed=seed, assembly=DynamicConvolutions(mask_size=28, **options), num_bases=8,
+                     semantic=no_semantic, detector={"use_scale": True, "score_threshold": 0.0})  # fmt: skip
 
 
 def test_a_boundary_basis_joins_condinst_without_a_change_of_its_masks() -> None:
@@ -227,6 +241,18 @@ def test_a_boundary_basis_joins_condinst_without_a_change_of_its_masks() -> None
     assert len(a) > 3 and a.mask_logits.std() > 0
     torch.testing.assert_close(a.mask_logits, b.mask_logits)
     assert plain.basis.num_bases + 1 == extended.basis.num_bases
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_a_boundary_basis_joins_dynamic_convolutions_of_any_depth(num_layers: int) -> None:
+    plain, extended = condinst(num_layers=num_layers), condinst(GlobalBoundary(), seed=1, num_layers=num_layers)
+    with torch.no_grad():
+        plain.detector.params.bias.copy_(torch.arange(1.0, 1 + len(plain.detector.params.bias)))
+    load_adelaidet(extended, export_adelaidet(plain))
+    kept, wanted = extended.detector.params.bias, plain.detector.params.bias
+    assert torch.equal(kept[kept != 0], wanted)
+    of_bases = kept[: plain.assembly.shapes(9)[0][0] * 11].unflatten(0, (-1, 11))
+    assert (of_bases[:, -1] == 0).all() and of_bases[:, :-1].all()
 
 
 def test_an_assembly_that_adelaidet_does_not_have() -> None:

@@ -109,8 +109,13 @@ def test_a_condinst(settings: list[str], annotations: Path, tmp_path: Path) -> N
         num_classes=len(shapes.CATEGORIES), assembly=DynamicConvolutions(), num_bases=8, semantic=no_semantic,
         basis=partial(BasisHead, channels=16, num_convs=3, aligned=True), detector={"use_scale": True},
     )  # fmt: skip
-    torch.save(export_adelaidet(model), tmp_path / "c.pth")
-    convert(tmp_path / "c.pth", tmp_path / "c.ckpt", settings, annotations=annotations)
+    of_training = {
+        "mask_branch.logits.weight": torch.zeros(80, 16, 1, 1),
+        "mask_branch.seg_head.0.0.weight": torch.zeros(16, 256, 3, 3),
+    }
+    torch.save(export_adelaidet(model) | of_training, tmp_path / "c.pth")
+    said = convert(tmp_path / "c.pth", tmp_path / "c.ckpt", settings, annotations=annotations)
+    assert f"{len(of_training)} left over" in said
     loaded = LitSegmenter.from_checkpoint(tmp_path / "c.ckpt").model
     assert isinstance(loaded.assembly, DynamicConvolutions) and loaded.num_bases == 8 and loaded.basis.aligned
     assert loaded.basis.num_bases == (9 if settings else 8) and len(loaded.basis.tower) == 3

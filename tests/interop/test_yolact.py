@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from b2inst.interop.yolact import is_yolact, load_yolact, yolact_names, yolact_o
 from b2inst.lit import LitSegmenter
 from b2inst.models.backbone import ResNet
 from b2inst.models.basis import no_semantic
-from b2inst.models.boundary import GlobalBoundary, NoBoundary
+from b2inst.models.boundary import GlobalBoundary, InstanceBoundary, NoBoundary, UnsupervisedBoundary
 from b2inst.models.fpn_yolact import YolactFPN
 from b2inst.models.protonet_yolact import YolactProtonet
 from b2inst.models.segmenter import Segmenter
@@ -152,24 +153,46 @@ def test_other_classes(weights: dict[str, Tensor]) -> None:
     assert {key.rpartition(".")[0] for key in report.fresh} == {"detector.cls_logits", "semantic.conv"}
 
 
-def test_masks_start_as_without_the_boundary_basis(weights: dict[str, Tensor]) -> None:
-    plain, extended = model().eval(), model(GlobalBoundary()).eval()
+@pytest.mark.parametrize(
+    ("boundary", "own"), [(GlobalBoundary(), 1), (GlobalBoundary(classes=True), 80), (InstanceBoundary(), 1)]
+)
+def test_masks_start_as_without_the_boundary_basis(boundary: NoBoundary, own: int, weights: dict[str, Tensor]) -> None:
+    plain, extended = model().eval(), model(boundary).eval()
     load_yolact(plain, weights)
     report = load_yolact(extended, weights)
     assert len(report.fresh) == 4
     images = build.images(1, 64, 64)
     with torch.no_grad():
         outputs = [m(images) for m in (plain, extended)]
-        assert torch.equal(outputs[0].bases, outputs[1].bases[:, :-1])
-        assert outputs[1].bases[:, -1].mean() < -1
+        assert outputs[1].bases.shape[1] == 32 + own
+        assert torch.equal(outputs[0].bases, outputs[1].bases[:, :32])
+        assert outputs[1].bases[:, 32:].mean() < -1
         wanted, found = (m.detect(o, images)[0] for m, o in zip((plain, extended), outputs, strict=True))
     assert len(found) > 3
     torch.testing.assert_close(found.mask_logits, wanted.mask_logits)
 
 
+@pytest.mark.parametrize("entry", ["logit", "sigmoid", "negative"])
+def test_a_basis_that_only_the_masks_teach_is_reached(entry: str, weights: dict[str, Tensor]) -> None:
+    """Its coefficient is from the start, and with a coefficient that is not 0 the basis is."""
+    ours, batch = model(UnsupervisedBoundary(input=entry)), build.batch(build.BATCHES["a single image"])
+    load_yolact(ours, weights)
+    for _ in range(2):
+        ours.zero_grad()
+        losses, _ = ours.losses(ours(batch.images), batch)
+        losses["mask"].backward()
+        coefficients = ours.detector.params.bias.grad.unflatten(0, (3, 33))[:, -1]
+        assert coefficients.any()
+        with torch.no_grad():
+            ours.detector.params.bias.unflatten(0, (3, 33))[:, -1] -= coefficients.sign()
+    assert ours.basis.bases.weight.grad[-1].any() and ours.basis.bases.bias.grad[-1] != 0
+
+
 def test_other_models(weights: dict[str, Tensor]) -> None:
     with pytest.raises(ValueError, match="model.fpn, model.detector, model.basis: not YOLACT's.*yolact_r50"):
         yolact_names(build.segmenter(NoBoundary(), losses={}))
+    with pytest.raises(ValueError, match="leave `experiment` alone, and give boundary@model.boundary=global"):
+        yolact_names(build.segmenter(GlobalBoundary()))
     with pytest.raises(ValueError, match="fpn.outputs.0.1.weight.*norm=none"):
         yolact_names(model(fpn=partial(YolactFPN, norm="gn")))
     with pytest.raises(ValueError, match="preset=yolact"):
@@ -200,6 +223,18 @@ def test_the_command_makes_a_checkpoint(weights: dict[str, Tensor], tmp_path: Pa
     load_yolact(ours, weights)
     own = ours.state_dict()
     assert all(torch.equal(value, own[key]) for key, value in module.model.state_dict().items() if key in own)
+
+
+def test_the_command_makes_a_b2inst_of_it(weights: dict[str, Tensor], tmp_path: Path) -> None:
+    """What the error of experiment=b2inst says to give instead does it."""
+    torch.save(weights, tmp_path / "in.pth")
+    with pytest.raises(ValueError, match="not YOLACT's") as error:
+        convert(tmp_path / "in.pth", tmp_path / "out.ckpt", ["experiment=b2inst"])
+    settings = re.findall(r"\w+@[^\s']+", str(error.value))
+    convert(tmp_path / "in.pth", tmp_path / "out.ckpt", settings)
+    ours = LitSegmenter.from_checkpoint(tmp_path / "out.ckpt").model
+    assert isinstance(ours.boundary, GlobalBoundary) and set(ours.terms) == {"bce", "dice", "bf1"}
+    assert set(ours.scoring.qualities) == {"iou", "boundary"} and len(ours.basis.bases.weight) == 33
 
 
 def test_the_command_wants_the_right_classes(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ FILES = {
     "edge_agreement": EdgeAgreement,
 }
 every_term = pytest.mark.parametrize("term", TERMS.values(), ids=TERMS.keys())
+every_kind = pytest.mark.parametrize("kind", FILES.values(), ids=FILES.keys())
 reductions = pytest.mark.parametrize("reduction", ["mean", "none"])
 
 
@@ -154,6 +155,20 @@ def test_config_file_lists_every_argument_with_its_default(name, kind):
 def test_the_factor_of_kervadec_rises_to_its_limit():
     assert [round(Kervadec().weight_at(epoch), 6) for epoch in (0, 1, 9, 50)] == [0.01, 0.02, 0.1, 0.1]
     assert BinaryCrossEntropy().weight_at(50) == 1 and math.isinf(BinaryCrossEntropy().weight_max)
+
+
+@every_kind
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weight_step": -0.1}, "weight_step=-0.1: .*give 0 or more"),
+        ({"weight": 1.0, "weight_max": 0.5}, "weight_max=0.5 is below weight=1.0.*smaller weight"),
+    ],
+)
+def test_factors_that_fall_or_start_above_their_limit(kind, options, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**options)
+    assert kind(weight=0.5, weight_max=0.5, weight_step=1.0).weight_at(3) == 0.5
 
 
 def test_what_the_terms_supervise():

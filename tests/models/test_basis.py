@@ -71,8 +71,10 @@ def test_all_three_levels_take_part():
 def test_unknown_options():
     with pytest.raises(ValueError, match="stride 16; allowed: 8, 4, 2"):
         BasisHead(32, 4, 16)
-    with pytest.raises(ValueError, match="'ln'.*bn, syncbn, gn, frozen_bn"):
+    with pytest.raises(ValueError, match="'ln' of the basis head.*bn, syncbn, gn, frozen_bn"):
         BasisHead(32, 4, norm="ln")
+    with pytest.raises(ValueError, match="'none' of the semantic head .model.semantic.norm.*bn, syncbn, gn, frozen_bn"):
+        SemanticHead(32, 4, norm="none")
     with pytest.raises(ValueError, match="'first'.*smallest_area_wins, last_wins"):
         SemanticHead(32, 4, overlap="first")
     assert no_semantic(in_channels=32, num_classes=4) is None

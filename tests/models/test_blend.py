@@ -75,6 +75,11 @@ def test_published_sizes():
     assert assembly(bases, wanted(*rest)).shape == (2, 56, 56)
 
 
+def test_a_map_has_a_cell_at_least():
+    with pytest.raises(ValueError, match="attention_size=0: give a whole number of at least 1"):
+        AttentionBlend(attention_size=0)
+
+
 def test_locations_may_share_a_box():
     bases, boxes, image, _ = case()
     params = torch.randn(5, 27, generator=torch.Generator().manual_seed(1))

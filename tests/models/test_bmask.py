@@ -99,6 +99,12 @@ def test_the_frame_of_the_box(padding: str, cells: int, features: Features) -> N
     assert target.flatten(1).sum(1).tolist() == [cells] * 3 and weight.all()
 
 
+@pytest.mark.parametrize("options", [{"padding": "reflect"}, {"threshold": 8.0}], ids=str)
+def test_unknown_options(options: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        BoundaryMaskHead(8, build.CLASSES, 4, **options)
+
+
 def test_the_boundary_is_learned_and_used() -> None:
     model, batch = bmask(), build.batch(build.BATCHES["normal"])
     losses, _ = model.losses(model(batch.images), batch)

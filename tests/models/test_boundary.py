@@ -88,6 +88,12 @@ def test_unknown_input():
         GlobalBoundary(input="raw")
 
 
+@pytest.mark.parametrize("options", [{"padding": "reflect"}, {"threshold": 8.0}], ids=str)
+def test_unknown_options_of_the_instances(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        InstanceBoundary(**options)
+
+
 def test_global_losses_supervise_the_last_channel():
     maps = bases()
     batch = build.batch(build.BATCHES["normal"]).targets

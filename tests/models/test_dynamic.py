@@ -133,6 +133,24 @@ def test_dice_of_every_positive_counts_the_same():
     torch.testing.assert_close(loss, torch.stack(values).mean())
 
 
+def test_a_single_layer_is_a_weighted_sum():
+    bases, boxes, image = maps_and_boxes(8)
+    assembly = DynamicConvolutions(num_layers=1)
+    assert assembly.num_params(8) == 8 + 2 + 1
+    params = numbers(2, 11)
+    params[:, :2] = 0  # of the coordinates
+    logits = assembly.image_logits(bases, instances(params, boxes[:2], image[:2]))
+    expected = torch.einsum("pk,pkij->pij", params[:, 2:10], bases[image[:2]]) + params[:, 10, None, None]
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("option", [{"num_layers": 0}, {"channels": 0}, {"channels": 7.5}], ids=str)
+def test_layers_and_channels_are_whole_numbers(option):
+    ((name, value),) = option.items()
+    with pytest.raises(ValueError, match=f"{name}={value}: give a whole number of at least 1"):
+        DynamicConvolutions(**option)
+
+
 def test_upsampling_that_does_not_divide():
     with pytest.raises(ValueError, match="upsampling=3.*basis_stride=8"):
         DynamicConvolutions(upsampling=3)

@@ -40,6 +40,17 @@ def test_dice():
     assert dice_score(a, b).tolist() == pytest.approx([2 / 5, 1, 0, 1 / 1.25], abs=1e-5)
 
 
+def test_nothing_in_common_has_no_quality():
+    """Of both kinds, so that neither loss counts it."""
+    left, right = disk(8.0, -15), disk(8.0, 15)
+    targets = head().targets(left, mask(right))
+    assert {name: value.tolist() for name, value in targets.items()} == {"iou": [0], "boundary": [0]}
+    soft = head(binarize=False).targets(40 * left, mask(right))
+    assert soft["boundary"].item() == 0
+    predicted = {name: torch.tensor([0.5]) for name in targets}
+    assert all(loss == 0 for loss in head().losses(predicted, targets).values())
+
+
 def test_iou():
     a = torch.tensor([[[1.0, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]])
     b = torch.tensor([[[0.0, 1, 1], [0, 1, 0]], [[0, 0, 0], [0, 0, 0]]])
@@ -219,6 +230,14 @@ def test_onnx_can_pool_masks_to_a_size_that_does_not_divide_theirs(tmp_path):
     torch.testing.assert_close(torch.from_numpy(found), Input()(logits))
 
 
+@pytest.mark.parametrize("roi_size", [1, 2, 7, 9])
+@pytest.mark.parametrize("branch", ["fc", "gap"])
+def test_features_may_have_any_side(branch, roi_size):
+    scoring, labels = head(branch=branch, roi_size=roi_size), torch.tensor([2, 0, 1])
+    found = scoring(features(), build.scored(disk().expand(3, -1, -1), BOXES, torch.tensor([0, 1, 1]), labels))
+    assert found["iou"].shape == (3,) and found["iou"].isfinite().all()
+
+
 @pytest.mark.parametrize("branch", ["fc", "gap"])
 def test_predictions_are_of_the_class_of_the_instance(branch):
     scoring = head(branch=branch)
@@ -258,3 +277,11 @@ def test_hard_and_soft_boundaries_agree_on_hard_masks():
 def test_unknown_options(options, allowed):
     with pytest.raises(ValueError, match=f"allowed: {allowed}$"):
         ScoringHead(8, 3, STRIDES, **options)
+
+
+def test_sizes_and_bands_that_cannot_be():
+    for size in (0, 7.5):
+        with pytest.raises(ValueError, match=f"roi_size={size}: give a whole number of at least 1"):
+            ScoringHead(8, 3, STRIDES, roi_size=size)
+    with pytest.raises(ValueError, match="band='outer' is unknown; choose 'inner', 'both' or 'dilate_<k>'"):
+        ScoringHead(8, 3, STRIDES, boundary_band="outer")

@@ -39,3 +39,8 @@ def test_logits_stay_finite_and_have_a_gradient():
     # The lesser of the two decides, also where both are all but certain.
     torch.testing.assert_close(logits[[0, 4, 20]].detach(), torch.tensor([-400.0, -200.0, -200.0]))
     assert logits[24].item() == pytest.approx(200, abs=1)
+
+
+def test_a_shape_has_a_cell_at_least():
+    with pytest.raises(ValueError, match="shape_size=0: give a whole number of at least 1"):
+        ShapeSaliency(shape_size=0)

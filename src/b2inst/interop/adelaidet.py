@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from b2inst.interop.boundary_rows import with_boundary_rows
 from b2inst.interop.files import with_current_names
 from b2inst.interop.names import HEAD, adelaidet_names, has_masks
 from b2inst.models.segmenter import Segmenter
@@ -20,15 +21,16 @@ from b2inst.models.segmenter import Segmenter
 # Not in every file: counters of steps, and the semantic head, which only training needs. An FCOS has no masks either.
 MAY_BE_MISSING = re.compile(r".*\.num_batches_tracked|basis_module\.seg_head\..*")
 MASK_PARTS = ("basis_module.", "top_layer.", "mask_branch.", "controller.")
-# In files, of no use here: counters, constants of the input and of CondInst, ImageNet's classifier, and the biases
-# that some ImageNet files give to convolutions in front of a norm.
+# In files, of no use here: counters, constants of the input and of CondInst, its semantic head, which only training
+# needs and which is another than ours, ImageNet's classifier, and the biases that some ImageNet files give to
+# convolutions in front of a norm.
 MAY_BE_LEFT_OVER = re.compile(
     r".*\.num_batches_tracked|pixel_mean|pixel_std|mask_head\._iter|mask_head\.sizes_of_interest"
+    r"|mask_branch\.(seg_head|logits)\..*"
     r"|(.*\.)?fc1000\..*|backbone\.bottom_up\.stem\.fc\..*|backbone\.bottom_up\.(.*\.)?(conv\d|shortcut)\.bias"
 )
 PANOPTIC = ("panoptic_module.", "sem_seg_head.")
 CLASSIFIERS = ("detector.cls_logits.", "semantic.layers.2.")
-NEW_ROW_STD = 0.01
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,12 @@ def load_adelaidet(
     reset_classifier: bool = False,
     detector_only: bool = False,
     attention_bias: float = -4.0,
-    boundary_bias: float = -4.0,
+    boundary_bias: float | None = None,
 ) -> Report:
     """Copy AdelaiDet's weights into a segmenter.
 
-    With a boundary basis, the K mask bases and their attention are taken over. The boundary basis starts at the prior
-    of a boundary, and its attention so low that the masks begin as BlendMask's own.
+    With a boundary basis, the K mask bases and their attention are taken over. The boundary basis starts where its
+    variant says, and its attention so low that the masks begin as BlendMask's own.
 
     Args:
         model: built for the sizes of the file, see `b2inst.interop.variant`.
@@ -77,7 +79,7 @@ def load_adelaidet(
         detector_only: the file is an FCOS; basis head and attention start afresh.
         attention_bias: start of the attention logits of a boundary basis that the file does not have; the dynamic
             convolutions of CondInst start without it.
-        boundary_bias: start of that basis, a logit.
+        boundary_bias: start of that basis, a logit; None for the `basis_bias` of the boundary variant.
 
     Returns:
         What was loaded, what starts afresh, what was left over.
@@ -92,6 +94,9 @@ def load_adelaidet(
             f"{source}: a panoptic model ({', '.join(panoptic[:3])}, ...), and b2inst segments instances; take the "
             "instance model (in the listing, panoptic rows have the same file names as instance rows)"
         )
+    if boundary_bias is None:
+        boundary_bias = model.boundary.basis_bias
+    params_bias = attention_bias if model.assembly.has_attention else 0.0
     names, own = adelaidet_names(model), model.state_dict()
     fresh = {k: "has no counterpart in AdelaiDet" for k in own if k not in names}
     loaded: dict[str, Tensor] = {}
@@ -104,11 +109,10 @@ def load_adelaidet(
                 missing.append(theirs)
         elif value.shape == wanted.shape:
             loaded[key] = value
-        elif _lacks_boundary_rows(model, key, value, wanted):
-            bias = boundary_bias
-            if key.startswith("detector."):
-                bias = attention_bias if model.assembly.has_attention else 0.0
-            loaded[key] = _with_new_rows(model, key, value, wanted, bias)
+        elif (
+            extended := with_boundary_rows(model, key, value, wanted, basis_bias=boundary_bias, params_bias=params_bias)
+        ) is not None:
+            loaded[key] = extended
             fresh[key] = "rows of the boundary basis, which the file does not have"
         elif key.startswith(CLASSIFIERS) and value.shape[1:] == wanted.shape[1:]:
             fresh[key] = "another number of classes (reset_classifier)"
@@ -186,29 +190,6 @@ def _joined_scales(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if scales:
         joined[f"{HEAD}.scales"] = torch.cat(scales)
     return joined
-
-
-def _lacks_boundary_rows(model: Segmenter, key: str, value: Tensor, wanted: Tensor) -> bool:
-    """Whether the file's rows are those of K mask bases, and ours are those with a boundary basis as well."""
-    if not key.startswith(("detector.params.", "basis.bases.")) or value.shape[1:] != wanted.shape[1:]:
-        return False
-    counts = [model.num_bases, model.basis.num_bases]
-    if key.startswith("detector."):
-        counts = [model.assembly.num_params(model.num_bases + more) for more in (0, 1)]
-    return [value.shape[0], wanted.shape[0]] == counts
-
-
-def _with_new_rows(model: Segmenter, key: str, value: Tensor, wanted: Tensor, bias: float) -> Tensor:
-    rows = torch.arange(len(value))
-    if key.startswith("detector."):
-        rows = model.assembly.rows_without_boundary(model.num_bases)
-    new = torch.zeros_like(wanted)
-    if key.endswith("bias"):
-        new.fill_(bias)
-    elif key.startswith("basis."):
-        new.normal_(std=NEW_ROW_STD)
-    new[rows] = value.to(wanted)
-    return new
 
 
 def _may_be_left_over(model: Segmenter, key: str) -> bool:

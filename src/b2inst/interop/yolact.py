@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
-from b2inst.interop.adelaidet import NEW_ROW_STD, Report
+from b2inst.interop.adelaidet import Report
+from b2inst.interop.boundary_rows import with_boundary_rows
 from b2inst.interop.names import Rename, renamed
 from b2inst.interop.torchvision import resnet_names
 from b2inst.models.backbone import ResNet
@@ -76,7 +76,12 @@ def yolact_names(model: Segmenter) -> dict[str, str]:
     """
     parts = {"fpn": YolactFPN, "detector": Yolact, "basis": YolactProtonet, "backbone": ResNet}
     if other := [name for name, kind in parts.items() if not isinstance(getattr(model, name), kind)]:
-        raise ValueError(f"model.{', model.'.join(other)}: not YOLACT's; its weights are for experiment=yolact_r50")
+        raise ValueError(
+            f"model.{', model.'.join(other)}: not YOLACT's; its weights are for experiment=yolact_r50, which the "
+            "conversion takes by itself: leave `experiment` alone, and give boundary@model.boundary=global "
+            "'loss@model.losses=[bce,dice,bf1]' for the boundary basis and scoring@model.scoring=iou_boundary for the "
+            "scores"
+        )
     levels, convs = len(model.fpn.lateral) - 1, len(model.basis.tower)
     rules: tuple[tuple[str, Rename], ...] = (
         (r"fpn\.lateral\.(\d)\.(.+)", lambda m: f"fpn.lat_layers.{levels - int(m[1])}.{m[2]}"),
@@ -110,19 +115,19 @@ def yolact_names(model: Segmenter) -> dict[str, str]:
 
 def load_yolact(
     model: Segmenter, state: Mapping[str, Tensor], *, source: str = "state dict", reset_classifier: bool = False,
-    boundary_bias: float = -4.0,
+    boundary_bias: float | None = None,
 ) -> Report:  # fmt: skip
     """Copy YOLACT's weights into a segmenter.
 
-    With a boundary basis, the K prototypes and their coefficients are taken over. The coefficient of the boundary basis
-    starts at 0, and with it the masks as YOLACT's own.
+    With a boundary basis, the K prototypes and their coefficients are taken over. The boundary basis starts where its
+    variant says, and its coefficient at 0, so that the masks begin as YOLACT's own.
 
     Args:
         model: as `experiment=yolact_r50` builds it, with the preset `yolact`.
         state: names and tensors.
         source: where it comes from, for messages.
         reset_classifier: let the class outputs start afresh where the file has another number of classes.
-        boundary_bias: start of a boundary basis, a logit.
+        boundary_bias: start of a boundary basis, a logit; None for the `basis_bias` of the boundary variant.
 
     Returns:
         What was loaded, what starts afresh, what was left over.
@@ -131,6 +136,8 @@ def load_yolact(
         ValueError: for another preset, another number of classes, and any key or shape that has no explanation; the
             message lists all of them. The model is unchanged then.
     """
+    if boundary_bias is None:
+        boundary_bias = model.boundary.basis_bias
     names, own = yolact_names(model), model.state_dict()
     if model.backbone.preset != PRESETS["yolact"]:
         raise ValueError(f"{source}: YOLACT's weights want its mean and deviation; build the backbone with "
@@ -146,7 +153,9 @@ def load_yolact(
                 problems.append(f"{theirs} (not in the file)")
         elif value.shape == wanted.shape:
             loaded[key] = value
-        elif (extended := _with_boundary(model, key, value, wanted, boundary_bias)) is not None:
+        elif (
+            extended := with_boundary_rows(model, key, value, wanted, basis_bias=boundary_bias, params_bias=0.0)
+        ) is not None:
             loaded[key] = extended
             fresh[key] = "rows of the boundary basis, which the file does not have"
         elif reset_classifier and key.startswith(("detector.cls_logits.", "semantic.")):
@@ -159,22 +168,6 @@ def load_yolact(
         raise ValueError("\n  ".join([f"{source}: does not fit this model", *problems]))
     model.load_state_dict({**own, **loaded})
     return Report(list(loaded), fresh, left_over)
-
-
-def _with_boundary(model: Segmenter, key: str, value: Tensor, wanted: Tensor, bias: float) -> Tensor | None:
-    """The file's rows of K prototypes or coefficients, and new ones behind them; None if something else differs."""
-    groups = model.detector.num_anchors if key.startswith("detector.params.") else 1
-    counts = (groups * model.num_bases, groups * (model.num_bases + 1))
-    known = key.startswith(("detector.params.", "basis.bases."))
-    if not known or value.shape[1:] != wanted.shape[1:] or (len(value), len(wanted)) != counts:
-        return None
-    new = torch.zeros_like(wanted).unflatten(0, (groups, -1))  # [A or 1, K + 1, ...]
-    if key == "basis.bases.weight":
-        new.normal_(std=NEW_ROW_STD)
-    elif key == "basis.bases.bias":
-        new.fill_(bias)
-    new[:, :-1] = value.to(wanted).unflatten(0, (groups, -1))
-    return new.flatten(0, 1)
 
 
 def _may_be_left_over(model: Segmenter, key: str) -> bool:

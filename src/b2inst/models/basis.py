@@ -26,14 +26,19 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 IGNORE = 255
 
 
-def conv_norm_relu(in_channels: int, out_channels: int, norm: str) -> nn.Sequential:
+def conv_norm_relu(in_channels: int, out_channels: int, norm: str, part: str) -> nn.Sequential:
     """3x3 convolution without bias, norm, ReLU.
+
+    Args:
+        in_channels, out_channels: of the convolution.
+        norm: one of `NORMS`.
+        part: whose layers these are, for the error.
 
     Raises:
         ValueError: for an unknown norm.
     """
     if norm not in NORMS:
-        raise ValueError(f"unknown norm {norm!r} of the basis head; allowed: {', '.join(NORMS)}")
+        raise ValueError(f"unknown norm {norm!r} of the {part}; allowed: {', '.join(NORMS)}")
     conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
     nn.init.kaiming_uniform_(conv.weight, a=1)
     return nn.Sequential(conv, NORMS[norm](out_channels), nn.ReLU())
@@ -54,7 +59,7 @@ class BasisHead(nn.Module):
         aligned: enlarge P4 and P5 as CondInst does, see `aligned_bilinear`; False for bilinear sampling.
 
     Raises:
-        ValueError: for another stride.
+        ValueError: for another stride, or an unknown norm.
 
     Source: BlendMask (arXiv 2001.00309), AdelaiDet's behavior; no activation behind the last layer.
     """
@@ -76,9 +81,10 @@ class BasisHead(nn.Module):
         self.num_bases = num_bases
         self.stride = stride
         self.aligned = aligned
-        self.refine = nn.ModuleList(conv_norm_relu(in_channels, channels, norm) for _ in range(3))
-        self.tower = nn.Sequential(*(conv_norm_relu(channels, channels, norm) for _ in range(num_convs)))
-        self.upsampled = conv_norm_relu(channels, channels, norm)
+        layer = partial(conv_norm_relu, out_channels=channels, norm=norm, part="basis head (model.basis.norm)")
+        self.refine = nn.ModuleList(layer(in_channels) for _ in range(3))
+        self.tower = nn.Sequential(*(layer(channels) for _ in range(num_convs)))
+        self.upsampled = layer(channels)
         self.bases = nn.Conv2d(channels, num_bases, 1)
         nn.init.kaiming_uniform_(self.bases.weight, a=1)
         nn.init.zeros_(self.bases.bias)
@@ -122,7 +128,7 @@ class SemanticHead(nn.Module):
         offset: which pixel of each stride-8 cell is sampled for the target; 4 is the center, 0 the published choice.
 
     Raises:
-        ValueError: for an unknown overlap rule.
+        ValueError: for an unknown overlap rule or norm.
 
     Source: BlendMask; the targets are derived from the instance masks, so no files beside the annotations are needed.
     """
@@ -144,9 +150,10 @@ class SemanticHead(nn.Module):
             raise ValueError(f"overlap={overlap!r}; allowed: smallest_area_wins, last_wins")
         self.overlap = overlap
         self.offset = offset
+        part = "semantic head (model.semantic.norm, which follows model.basis.norm)"
         self.layers = nn.Sequential(
-            conv_norm_relu(in_channels, channels, norm),
-            conv_norm_relu(channels, channels, norm),
+            conv_norm_relu(in_channels, channels, norm, part),
+            conv_norm_relu(channels, channels, norm, part),
             nn.Conv2d(channels, num_classes + 1, 1),
         )
         nn.init.kaiming_uniform_(self.layers[-1].weight, a=1)

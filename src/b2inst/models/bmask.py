@@ -11,7 +11,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import MultiScaleRoIAlign
 
 from b2inst.models.mask_head import Features, MaskHead, Rois, mask_losses, of_class
-from b2inst.ops.laplacian import boundary
+from b2inst.ops.laplacian import boundary, check_options
 
 
 class BoundaryMaskHead(MaskHead):
@@ -25,6 +25,9 @@ class BoundaryMaskHead(MaskHead):
         threshold: on the Laplacian of the cropped true mask.
         padding: of the Laplacian; with `zeros`, as published, the frame of a box is a boundary of what touches it,
             and with `replicate` it is not.
+
+    Raises:
+        ValueError: for an unknown padding, or a threshold that no response exceeds.
 
     Source: BMask R-CNN (arXiv 2007.08921), section 3.
     """
@@ -42,6 +45,7 @@ class BoundaryMaskHead(MaskHead):
         padding: str = "zeros",
     ) -> None:
         super().__init__(in_channels, num_classes, levels, channels=channels)
+        check_options(threshold, padding)
         self.threshold = threshold
         self.padding = padding
         self.boundary_pool = MultiScaleRoIAlign(["0"], output_size=self.size, sampling_ratio=2)

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 
 from b2inst.losses.term import Term
 from b2inst.models.assembly.base import Assembly
-from b2inst.ops.laplacian import boundary
+from b2inst.ops.laplacian import boundary, check_options
 from b2inst.structures import Targets
+
+# Where losses teach the basis the boundary, it starts at their prior: a few percent of the cells.
+BOUNDARY_PRIOR = -4.0
 
 INPUTS: dict[str, Callable[[Tensor], Tensor]] = {
     "logit": lambda logits: logits,
@@ -31,6 +34,7 @@ class NoBoundary(nn.Module):
         num_bases: how many bases the assembly may have more than K: 0 or 1.
         use_prediction: whether it has.
         attention_bias: start of the attention logits of that basis.
+        basis_bias: start of that basis, a logit, where it joins the weights of a trained model that has none.
         image_level: whether the boundary basis is supervised with the boundary of the whole image, and so is an output
             of its own.
         classes: whether it has a channel per class.
@@ -39,6 +43,7 @@ class NoBoundary(nn.Module):
     num_bases = 0
     use_prediction = False
     attention_bias = 0.0
+    basis_bias = 0.0
     image_level = False
     classes = False
 
@@ -112,6 +117,12 @@ class UnsupervisedBoundary(NoBoundary):
         self.input = input
         self.attention_bias = attention_bias
 
+    @property
+    def basis_bias(self) -> float:  # type: ignore[override]
+        """As in `NoBoundary`; such that it enters above 0."""
+        # Nothing but the masks teaches it, and through the ReLU of some assemblies nothing reaches a basis below 0.
+        return -1.0 if self.input == "negative" else 1.0
+
     def blended(self, masks: Tensor, own: Tensor) -> Tensor:
         """As in `NoBoundary`; the boundary basis is dropped or enters as `input` says."""
         if not self.use_prediction:
@@ -140,6 +151,7 @@ class GlobalBoundary(UnsupervisedBoundary):
     """
 
     image_level = True
+    basis_bias = BOUNDARY_PRIOR  # type: ignore[assignment]
 
     def __init__(
         self, use_prediction: bool = True, input: str = "logit", attention_bias: float = 0.0, classes: bool = False
@@ -194,7 +206,12 @@ class InstanceBoundary(UnsupervisedBoundary):
         use_prediction, input, attention_bias: as in `UnsupervisedBoundary`.
         threshold: on the Laplacian of the cropped mask.
         padding: of the Laplacian, `replicate` or `zeros`.
+
+    Raises:
+        ValueError: as in `UnsupervisedBoundary`; for an unknown padding, or a threshold that no response exceeds.
     """
+
+    basis_bias = BOUNDARY_PRIOR  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -205,6 +222,7 @@ class InstanceBoundary(UnsupervisedBoundary):
         padding: str = "replicate",
     ) -> None:
         super().__init__(use_prediction, input, attention_bias)
+        check_options(threshold, padding)
         self.threshold = threshold
         self.padding = padding
 

@@ -8,24 +8,25 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from b2inst.losses.quality import quality_regression
+from b2inst.models.checks import whole_numbers
 from b2inst.models.scoring_base import MaskScoring, PredictedMasks
-from b2inst.ops.laplacian import boundary, soft_boundary
+from b2inst.ops.laplacian import boundary, check_options, soft_boundary
 from b2inst.ops.rois import fpn_level, with_image_index
 
 QUALITIES = ("iou", "boundary")
 
 
 def dice_score(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
-    """(2 * sum(a * b) + eps) / (sum(a^2) + sum(b^2) + eps) of each pair of maps.
+    """2 * sum(a * b) / (sum(a^2) + sum(b^2)) of each pair of maps.
 
     Args:
         a, b: (P, R, R).
-        eps: avoids a division by zero; two empty maps agree fully.
+        eps: two maps whose squares sum up to no more are empty, and agree fully.
 
     Returns:
-        (P,) in [0, 1].
+        (P,) in [0, 1]; 0 where the maps have nothing in common, as an IoU is.
 
-    Source: B2Inst, the boundary quality S_boundary.
+    Source: B2Inst, the boundary quality S_boundary, which has an epsilon in both sums against a division by zero.
 
     Example:
         >>> a = torch.tensor([[[1.0, 1.0, 0.0, 0.0]]])
@@ -33,7 +34,9 @@ def dice_score(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
         0.5
     """
     both = (a * b).flatten(1).sum(1)
-    return (2 * both + eps) / (a.square().flatten(1).sum(1) + b.square().flatten(1).sum(1) + eps)
+    total = a.square().flatten(1).sum(1) + b.square().flatten(1).sum(1)
+    # Added to the sums, an epsilon would make a quality above 0 of nothing in common, which losses leave out.
+    return torch.where(total <= eps, 1.0, 2 * both / total.clamp(min=eps))
 
 
 class NoScoring(MaskScoring):
@@ -66,7 +69,7 @@ class ScoringHead(MaskScoring):
         channels: of the four convolutions.
         fc_channels: of the linear layers of `fc`.
         reduced: channels that a 1x1 convolution leaves of the FPN before it is pooled; None pools all of them.
-        roi_size: side of the pooled features; half of it after the last convolution.
+        roi_size: side of the pooled features; half of it, rounded up, after the last convolution.
         boundary_input: whether the boundary of the predicted mask is an input channel.
         boundary_band: of the target: `inner` contour, `both` sides, or `dilate_<k>`.
         binarize: threshold the predicted mask at 0.5 before its boundary is compared with the true one.
@@ -76,7 +79,7 @@ class ScoringHead(MaskScoring):
         clamp: limit predictions to [0, 1] before they are combined.
 
     Raises:
-        ValueError: for unknown options.
+        ValueError: for unknown options, or features without a cell.
 
     Source: B2Inst section 3 for inputs, the two branches and their combination; layer sizes after Mask Scoring
         R-CNN (arXiv 1903.00241).
@@ -106,6 +109,8 @@ class ScoringHead(MaskScoring):
         if mode not in modes or branch not in ("fc", "gap"):
             raise ValueError(f"scoring mode={mode!r}, branch={branch!r}; allowed: {', '.join(modes)}; fc, gap")
         super().__init__(modes[mode], detach_masks=detach_masks, boxes=boxes, max_positives=max_positives, clamp=clamp)
+        whole_numbers(roi_size=roi_size)
+        check_options(band=boundary_band)
         self.strides = strides[:3]
         self.roi_size = roi_size
         self.boundary_input = boundary_input
@@ -114,7 +119,7 @@ class ScoringHead(MaskScoring):
         self.reduce = nn.Identity() if reduced is None else nn.Conv2d(in_channels, reduced, 1)
         self.convs = _convs((reduced or in_channels) + 1 + boundary_input, channels)
         self.branches = nn.ModuleDict(
-            {name: _branch(branch, channels, roi_size // 2, fc_channels, num_classes) for name in self.qualities}
+            {name: _branch(branch, channels, (roi_size + 1) // 2, fc_channels, num_classes) for name in self.qualities}
         )
 
     def forward(self, features: list[Tensor], masks: PredictedMasks) -> dict[str, Tensor]:

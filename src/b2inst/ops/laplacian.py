@@ -93,8 +93,7 @@ def boundary(
                 [0., 0., 1., 0.]])
     """
     _check(masks, padding)
-    if not 0 <= threshold < 8:
-        raise ValueError(f"threshold={threshold}: a response of the Laplacian is at most 8; choose a value in [0, 8)")
+    check_options(threshold)
     two_sided, radius = _parse_band(band)
     if masks.numel() == 0:  # no maps, or an image smaller than a cell of the grid
         return torch.zeros_like(masks, dtype=torch.float32)
@@ -109,6 +108,22 @@ def boundary(
         else:
             edge = (strength > threshold).float()
     return _dilate(edge, radius) if radius else edge
+
+
+def check_options(threshold: float = 0.1, padding: str = "replicate", band: str = "inner") -> None:
+    """Say before there are masks whether `boundary` takes these options.
+
+    Args:
+        threshold, padding, band: see `boundary`.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not 0 <= threshold < 8:
+        raise ValueError(f"threshold={threshold}: a response of the Laplacian is at most 8; choose a value in [0, 8)")
+    if padding not in ("replicate", "zeros"):
+        raise ValueError(f"padding={padding!r} is unknown; choose 'replicate' or 'zeros'")
+    _parse_band(band)
 
 
 def any_boundary(masks: Tensor, padding: Padding = "replicate", boxes: Tensor | None = None) -> Tensor:
@@ -177,8 +192,7 @@ def _bounds(mask: NDArray[np.uint8]) -> tuple[int, int, int, int]:
 def _check(masks: Tensor, padding: str) -> None:
     if masks.ndim != 3:
         raise ValueError(f"masks has shape {tuple(masks.shape)}, but (B, H, W) is needed; index or flatten it first")
-    if padding not in ("replicate", "zeros"):
-        raise ValueError(f"padding={padding!r} is unknown; choose 'replicate' or 'zeros'")
+    check_options(padding=padding)
 
 
 def _parse_band(band: str) -> tuple[bool, int]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from b2inst.models.assembly.base import Assembly, Instances
+from b2inst.models.checks import whole_numbers
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class AttentionBlend(Assembly):
         sampling_ratio: of RoIAlign.
         basis_stride: of the bases.
 
+    Raises:
+        ValueError: an attention map without a cell.
+
     Source: BlendMask (arXiv 2001.00309), section 3; AdelaiDet's behavior.
     """
 
@@ -52,6 +56,7 @@ class AttentionBlend(Assembly):
         self, attention_size: int = 14, mask_size: int = 56, sampling_ratio: int = 1, basis_stride: int = 4
     ) -> None:
         super().__init__(mask_size, sampling_ratio, basis_stride)
+        whole_numbers(attention_size=attention_size)
         self.attention_size = attention_size
 
     def num_params(self, num_bases: int) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from b2inst.losses.dice import dice_loss
 from b2inst.models.assembly.base import Assembly, Instances
+from b2inst.models.checks import whole_numbers
 from b2inst.ops.points import locations
 from b2inst.ops.precision import without_autocast
 from b2inst.ops.upsample import aligned_bilinear
@@ -21,14 +24,14 @@ class DynamicConvolutions(Assembly):
 
     Args:
         channels: of the hidden layers.
-        num_layers: convolutions; the last one has one output.
+        num_layers: convolutions; the last one has one output, so that a single one has no hidden layer.
         upsampling: factor between the grid of the bases and that of the mask logits.
         mask_size: side R of a mask.
         sampling_ratio: of RoIAlign, on the mask logits.
         basis_stride: of the bases.
 
     Raises:
-        ValueError: an up-sampling that does not divide the stride of the bases.
+        ValueError: no channel or layer, or an up-sampling that does not divide the stride of the bases.
 
     Source: CondInst (arXiv 2003.05664); AdelaiDet's behavior and order of the parameters.
     """
@@ -47,6 +50,7 @@ class DynamicConvolutions(Assembly):
         super().__init__(mask_size, sampling_ratio, basis_stride)
         if upsampling < 1 or basis_stride % upsampling:
             raise ValueError(f"upsampling={upsampling}: give a divisor of basis_stride={basis_stride}")
+        whole_numbers(channels=channels, num_layers=num_layers)
         self.channels = channels
         self.num_layers = num_layers
         self.upsampling = upsampling
@@ -63,7 +67,8 @@ class DynamicConvolutions(Assembly):
     def rows_without_boundary(self, num_bases: int) -> Tensor:
         """All but the weights of the last input channel, see `Assembly.rows_without_boundary`."""
         rows = torch.arange(self.num_params(num_bases + 1))
-        first = rows[: self.channels * (num_bases + 3)].unflatten(0, self.shapes(num_bases + 1)[0])
+        shape = self.shapes(num_bases + 1)[0]
+        first = rows[: math.prod(shape)].unflatten(0, shape)
         return torch.cat([first[:, :-1].flatten(), rows[first.numel() :]])
 
     def layers(self, params: Tensor, num_bases: int) -> list[tuple[Tensor, Tensor]]:

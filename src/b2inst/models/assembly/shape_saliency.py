@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from b2inst.models.assembly.base import Assembly, Instances, signed_sum
+from b2inst.models.checks import whole_numbers
 
 
 class ShapeSaliency(Assembly):
@@ -22,6 +23,9 @@ class ShapeSaliency(Assembly):
         sampling_ratio: of RoIAlign.
         basis_stride: of the saliency map.
 
+    Raises:
+        ValueError: a shape without a cell.
+
     Source: CenterMask, point representation (arXiv 2004.04446), section 3.
     """
 
@@ -31,6 +35,7 @@ class ShapeSaliency(Assembly):
         self, shape_size: int = 32, mask_size: int = 56, sampling_ratio: int = 1, basis_stride: int = 4
     ) -> None:
         super().__init__(mask_size, sampling_ratio, basis_stride)
+        whole_numbers(shape_size=shape_size)
         self.shape_size = shape_size
 
     def num_params(self, num_bases: int) -> int:
