@@ -381,6 +381,9 @@ def test_annotations_of_parts_of_ones_own_are_read_too(monkeypatch: pytest.Monke
     ]
     assert list(wrong_types("model.x", {"size": [3, 4], "kind": "b"}, Part)) == []
     assert list(wrong_types("model.x", {"size": "x"}, Unreadable)) == []
+    monkeypatch.setitem(Part.__init__.__annotations__, "size", "list")
+    assert list(wrong_types("model.x", {"size": ["x", 3]}, Part)) == []
+    assert list(wrong_types("model.x", {"size": 3}, Part)) == ["model.x.size: 3; give a list"]
 
 
 @pytest.mark.parametrize("variant", ["none", "unsupervised"])

@@ -1,7 +1,7 @@
 """The rule about the types of arguments: a value has to be what the annotation of its argument says.
 
 Only plain annotations of this package's parts and of the user's own are read: numbers, text, true and false, null, and
-lists, mappings, literals and unions of them. Everything else is left to the part.
+lists, literals and unions of them. Everything else is left to the part.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is Literal:
         return value in arguments
     if (origin or hint) in LISTS:
-        if not isinstance(value, list | tuple):
-            return False
+        if not isinstance(value, list | tuple) or not arguments:
+            return isinstance(value, list | tuple)
         each = [arguments[0]] * len(value) if origin is not tuple or arguments[1:] == (...,) else list(arguments)
-        return not arguments or len(each) == len(value) and all(map(_fits, value, each))
+        return len(each) == len(value) and all(map(_fits, value, each))
     return True
 
 
