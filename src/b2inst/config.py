@@ -33,6 +33,10 @@ class ConfigError(ValueError):
     """A configuration that cannot work; the message has one line per mistake."""
 
 
+class PartError(ConfigError):
+    """A value that a part refused while it was built; the message names its place."""
+
+
 def targets_of(node: Any, path: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Every node with a `_target_` and its dotted path, outer ones first."""
     if isinstance(node, Mapping):
@@ -90,7 +94,8 @@ def build(node: Mapping[str, Any], allowed: tuple[str, ...] = TRAINING_TARGETS, 
         **kwargs: further arguments of the outermost target.
 
     Raises:
-        ConfigError: for a target outside of the allowed prefixes, an interpolation, or values that a part refuses.
+        ConfigError: for a target outside of the allowed prefixes, or an interpolation.
+        PartError: for values that a part refuses.
     """
     for path, part in targets_of(node):
         if not _is_allowed(part["_target_"], allowed):
@@ -105,7 +110,7 @@ def build(node: Mapping[str, Any], allowed: tuple[str, ...] = TRAINING_TARGETS, 
         if isinstance(cause, DataError | ConfigError):  # they say all themselves
             raise cause from None
         if isinstance(cause, ValueError | TypeError):
-            raise ConfigError(f"{_joined(at, key[1] if key else '')}: {cause}") from cause
+            raise PartError(f"{_joined(at, key[1] if key else '')}: {cause}") from cause
         raise
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from b2inst.callbacks.evaluation import THRESHOLD_KEY
-from b2inst.config import CHECKPOINT_TARGETS, ConfigError, build
+from b2inst.config import CHECKPOINT_TARGETS, ConfigError, PartError, build
 from b2inst.data.collate import LARGEST_DIVISOR
 from b2inst.ops.dist import reduce_mean
 from b2inst.structures import Batch
@@ -73,9 +73,9 @@ class LitSegmenter(pl.LightningModule):
                 raise ValueError(mistake)
             module = cls(config)
             module.load_state_dict(checkpoint["state_dict"])
-        except ConfigError as error:  # a target that is refused
-            raise ValueError(f"{path}: {error}") from error
         except Exception as error:  # whatever a wrong value leads to
+            if isinstance(error, ConfigError) and not isinstance(error, PartError):  # a target that is refused
+                raise ValueError(f"{path}: {error}") from error
             reason = " ".join(str(error).split()) or "nothing more is known"
             reason = f"{type(error).__name__}: {reason[:300]}" if not isinstance(error, ValueError) else reason
             raise ValueError(f"{path}: not a checkpoint of b2inst, or damaged ({reason})") from error

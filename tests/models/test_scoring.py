@@ -40,17 +40,6 @@ def test_dice():
     assert dice_score(a, b).tolist() == pytest.approx([2 / 5, 1, 0, 1 / 1.25], abs=1e-5)
 
 
-def test_nothing_in_common_has_no_quality():
-    """Of both kinds, so that neither loss counts it."""
-    left, right = disk(8.0, -15), disk(8.0, 15)
-    targets = head().targets(left, mask(right))
-    assert {name: value.tolist() for name, value in targets.items()} == {"iou": [0], "boundary": [0]}
-    soft = head(binarize=False).targets(40 * left, mask(right))
-    assert soft["boundary"].item() == 0
-    predicted = {name: torch.tensor([0.5]) for name in targets}
-    assert all(loss == 0 for loss in head().losses(predicted, targets).values())
-
-
 def test_iou():
     a = torch.tensor([[[1.0, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 0]]])
     b = torch.tensor([[[0.0, 1, 1], [0, 1, 0]], [[0, 0, 0], [0, 0, 0]]])

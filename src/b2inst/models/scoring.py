@@ -17,16 +17,16 @@ QUALITIES = ("iou", "boundary")
 
 
 def dice_score(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
-    """2 * sum(a * b) / (sum(a^2) + sum(b^2)) of each pair of maps.
+    """(2 * sum(a * b) + eps) / (sum(a^2) + sum(b^2) + eps) of each pair of maps.
 
     Args:
         a, b: (P, R, R).
-        eps: two maps whose squares sum up to no more are empty, and agree fully.
+        eps: avoids a division by zero; two empty maps agree fully.
 
     Returns:
-        (P,) in [0, 1]; 0 where the maps have nothing in common, as an IoU is.
+        (P,) above 0, up to 1.
 
-    Source: B2Inst, the boundary quality S_boundary, which has an epsilon in both sums against a division by zero.
+    Source: B2Inst, the boundary quality S_boundary.
 
     Example:
         >>> a = torch.tensor([[[1.0, 1.0, 0.0, 0.0]]])
@@ -34,9 +34,7 @@ def dice_score(a: Tensor, b: Tensor, eps: float = 1e-6) -> Tensor:
         0.5
     """
     both = (a * b).flatten(1).sum(1)
-    total = a.square().flatten(1).sum(1) + b.square().flatten(1).sum(1)
-    # Added to the sums, an epsilon would make a quality above 0 of nothing in common, which losses leave out.
-    return torch.where(total <= eps, 1.0, 2 * both / total.clamp(min=eps))
+    return (2 * both + eps) / (a.square().flatten(1).sum(1) + b.square().flatten(1).sum(1) + eps)
 
 
 class NoScoring(MaskScoring):
@@ -160,7 +158,12 @@ class ScoringHead(MaskScoring):
         return {name: values[name] for name in self.qualities}
 
     def losses(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Unweighted scalar of each quality: 0.5 * squared error, mean over instances with a positive target."""
+        """Unweighted scalar of each quality: 0.5 * squared error, mean over instances with a positive target.
+
+        That leaves out masks that miss their instance (an IoU of 0), as Mask Scoring R-CNN does. The epsilon of
+        `dice_score` makes every boundary target positive: boundaries of one pixel have nothing in common as soon as a
+        mask is two pixels too large, and a head that never saw such masks would score them too high.
+        """
         return {name: quality_regression(predictions[name], targets[name]) for name in self.qualities}
 
 
