@@ -10,7 +10,6 @@ import csv
 import fcntl
 import io
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,14 +18,13 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from ablation.results import curve
-from ablation.runs import INSPECTION, METRICS, RECORD, read_json, state
+from ablation.runs import INSPECTION, METRICS, RECORD, read_json, state, variables
 from b2inst.config import ConfigError
 from b2inst.metrics.scores import write_json
 from b2inst.writing import whole_file
 
 COST, CONFIG, LOG, PLAN = "cost.json", "config.yaml", "metrics.csv", "plan.json"
 CURVES = ("box/AP", "mask/AP", "boundary/AP")
-VARIABLES = ("B2INST_DATA", "B2INST_WEIGHTS")  # their values are paths of a machine, which mean nothing on the next
 
 
 def pack(output: Path, path: Path, folders: Sequence[Path] | None = None) -> int:
@@ -74,6 +72,7 @@ def unpack(path: Path, output: Path) -> int:
     missing = {name: record for name, record in records.items() if not (output / name).exists()}
     for name, record in missing.items():
         folder = output / name
+        record[RECORD]["variables"] = variables()
         for file in (METRICS, INSPECTION, COST, RECORD):
             write_json(record[file], folder / file, indent=2)
         (folder / CONFIG).write_text(OmegaConf.to_yaml(OmegaConf.create(record[CONFIG])))
@@ -92,8 +91,9 @@ def _record(folder: Path) -> dict[str, Any]:
         "logger": dict.fromkeys(config.get("logger") or {}),
     }
     files = {file: read_json(folder / file) for file in (RECORD, METRICS, INSPECTION, COST)}
+    known = {**variables(), **files[RECORD].pop("variables", {})}  # whoever packs may have other ones, or none
     record = {**_rounded(files), CONFIG: kept, LOG: _curves(folder)}
-    return _exchanged(record, {os.environ[name]: f"<{name}>" for name in VARIABLES if os.environ.get(name)})
+    return _exchanged(record, {value: f"<{name}>" for name, value in known.items()})
 
 
 def _curves(folder: Path) -> str:
@@ -128,7 +128,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The plan and the records by the names of the runs."""
     plan: dict[str, Any] = {}
     records: dict[str, dict[str, Any]] = {}
-    values = {f"<{name}>": os.environ[name] for name in VARIABLES if os.environ.get(name)}
+    values = {f"<{name}>": value for name, value in variables().items()}
     for number, text in enumerate(path.read_text().splitlines() if path.is_file() else [], 1):
         try:
             line = _exchanged(json.loads(text), values)

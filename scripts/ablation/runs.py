@@ -74,6 +74,11 @@ def inspection_seconds(folder: Path) -> float:
     return read_json(folder / RECORD).get("inspection_seconds", 0.0)
 
 
+def variables() -> dict[str, str]:
+    """Values of the environment that stand in overrides: paths of a machine, which mean nothing on the next."""
+    return {name: os.environ[name] for name in ("B2INST_DATA", "B2INST_WEIGHTS") if os.environ.get(name)}
+
+
 def settled(run: Run) -> dict[str, Any]:
     """The record of a run, begun if there is none.
 
@@ -107,6 +112,7 @@ def train(run: Run, held: IO[bytes]) -> int:
     attempt: dict[str, Any] = {"started": time.strftime("%Y-%m-%dT%H:%M:%S"), "seconds": 0.0, "exit": None}
     record["attempts"].append(attempt)
     attempt.update(precision=precision(), commit=commit())
+    record["variables"] = variables()
     start, work = time.monotonic(), _work_of_children()
 
     def note() -> None:

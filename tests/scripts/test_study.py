@@ -242,10 +242,25 @@ def test_records_hold_no_path_of_a_machine(tmp_path: Path, monkeypatch: pytest.M
     assert runs.read_json(again / runs.RECORD)["overrides"] == ["data.root=/disk/two/near"]
     assert runs.read_json(again / runs.METRICS) == {"mask/AP": 0.333333} and runs.state(again) == "done"
     assert results.curve(again, "mask/AP") == {9: 25.0, 19: 50.0} and results.curve(again, "box/AP") == {}
+    kept = (tmp_path / "kept.jsonl").read_text()
+    monkeypatch.delenv("B2INST_DATA")  # whoever packs next need not have it
+    assert records.pack(tmp_path / "again", tmp_path / "kept.jsonl") == 1
+    assert (tmp_path / "kept.jsonl").read_text() == kept
     assert records.unpack(tmp_path / "kept.jsonl", tmp_path / "again") == 0
     before = (tmp_path / "kept.jsonl").read_text()
     assert records.pack(tmp_path / "again", tmp_path / "kept.jsonl") == 1
     assert (tmp_path / "kept.jsonl").read_text().replace("two", "one") == before, "it changes without a reason"
+
+
+def test_a_run_notes_the_variables_that_its_overrides_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("B2INST_WEIGHTS", "/disk/weights")
+    monkeypatch.delenv("B2INST_DATA", raising=False)
+    monkeypatch.setattr(runs, "execute", lambda *_: 0)
+    about = {"dataset": SimpleNamespace(name="d"), "arm": SimpleNamespace(name="a", group="g", label="l")}
+    run = SimpleNamespace(folder=tmp_path, overrides=[], seed=0, **about)
+    with runs.lock(tmp_path, 0) as held:
+        runs.train(run, held)
+    assert runs.read_json(tmp_path / runs.RECORD)["variables"] == {"B2INST_WEIGHTS": "/disk/weights"}
 
 
 def test_two_studies_do_not_train_in_one_folder(plan: Path) -> None:
