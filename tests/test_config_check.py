@@ -131,7 +131,7 @@ def test_what_a_recipe_says_of_other_models_does_not_reach_a_two_stage_one(
         ),
         (("mask_head@model.mask_head=bmask",), "model.mask_head: .*Segmenter has no such part; leave its group out"),
         (
-            (TWO_STAGE[1], "~model.losses.bce", "~model.losses.dice", "loss@model.losses=[bce,dice,kervadec]"),
+            (TWO_STAGE[1], "loss@model.losses=[kervadec]"),
             "model.losses.kervadec: kervadec as the only boundary term",
         ),
         ((TWO_STAGE[0], "+model.loss_weights.semantic=1"), "model.loss_weights.semantic: unknown key"),
@@ -393,6 +393,16 @@ def test_terms_that_supervise_nothing_are_told(variant: str, caplog: pytest.LogC
     assert line.startswith("model.losses: bce without effect, for ") and "boundary=global or instance" in line
     caplog.clear()
     check(composed(f"boundary@model.boundary={variant}", "loss@model.losses=[edge_agreement]"))
+    assert caplog.messages == []
+
+
+def test_settings_of_an_unused_basis_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    check(composed("experiment=ablation_d", "model.boundary.attention_bias=-4", "model.boundary.input=sigmoid"))
+    (line,) = caplog.messages
+    assert line.startswith("model.boundary: input, attention_bias without effect, ")
+    caplog.clear()
+    check(composed("experiment=ablation_d"))
+    check(composed("experiment=ablation_e", "model.boundary.attention_bias=-4", "model.boundary.input=sigmoid"))
     assert caplog.messages == []
 
 

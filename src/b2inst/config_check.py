@@ -161,6 +161,12 @@ def _without_effect(config: Mapping[str, Any]) -> Lines:
     if is_a(variant, NoBoundary) and not _supervised(variant) and terms:
         yield (f"model.losses: {', '.join(terms)} without effect, for {named_by(variant).__name__} learns no boundary; "
                "choose boundary@model.boundary=global or instance, or 'loss@model.losses=[]'")  # fmt: skip
+    if is_a(variant, NoBoundary) and get(variant, "use_prediction") is False:
+        defaults = {"input": "logit", "attention_bias": 0}
+        changed = [key for key, value in defaults.items() if get(variant, key, value) != value]
+        if changed:
+            yield (f"model.boundary: {', '.join(changed)} without effect, for the masks do not use the boundary basis "
+                   "(use_prediction=false)")  # fmt: skip
 
 
 def _boundary(config: Mapping[str, Any]) -> Lines:
@@ -168,8 +174,8 @@ def _boundary(config: Mapping[str, Any]) -> Lines:
     head = get(config, "model.mask_head")
     if (learns := getattr(named_by(head), "learns_boundary", None)) is not None and learns != bool(terms):
         yield (f"model.losses: {', '.join(terms) or 'none'} of the boundary, which model.mask_head "
-               f"{'learns' if learns else 'does not learn'}; choose 'loss@model.losses=[bce,dice]' with "
-               "mask_head@model.mask_head=bmask, and [] with mask_rcnn")  # fmt: skip
+               f"{'learns' if learns else 'does not learn'}; choose 'loss@model.losses=[bce,dice_unsquared]' "
+               "with mask_head@model.mask_head=bmask, and [] with mask_rcnn")  # fmt: skip
     if _supervised(variant) and not terms and head is None:
         why = " (model.loss_weights.boundary is 0)" if get(config, "model.loss_weights.boundary") == 0 else ""
         yield (f"model.losses: no term supervises the boundary basis{why}; add one, as in "

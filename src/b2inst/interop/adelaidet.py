@@ -7,8 +7,9 @@ the short lists below.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -98,41 +99,66 @@ def load_adelaidet(
         boundary_bias = model.boundary.basis_bias
     params_bias = attention_bias if model.assembly.has_attention else 0.0
     names, own = adelaidet_names(model), model.state_dict()
-    fresh = {k: "has no counterpart in AdelaiDet" for k in own if k not in names}
-    loaded: dict[str, Tensor] = {}
-    missing, shapes, classes = [], [], []
-    for key, theirs in names.items():
-        value, wanted = state.get(theirs), own[key]
-        if value is None:
-            fresh[key] = "not in the file"
-            if not (MAY_BE_MISSING.fullmatch(theirs) or (detector_only and theirs.startswith(MASK_PARTS))):
-                missing.append(theirs)
-        elif value.shape == wanted.shape:
-            loaded[key] = value
-        elif (
-            extended := with_boundary_rows(model, key, value, wanted, basis_bias=boundary_bias, params_bias=params_bias)
-        ) is not None:
-            loaded[key] = extended
-            fresh[key] = "rows of the boundary basis, which the file does not have"
-        elif key.startswith(CLASSIFIERS) and value.shape[1:] == wanted.shape[1:]:
-            fresh[key] = "another number of classes (reset_classifier)"
-            classes.append(f"{theirs} {value.shape[0]} for {wanted.shape[0]}")
-        else:
-            shapes.append(f"{theirs} {tuple(value.shape)} for {tuple(wanted.shape)}")
+    boundary_rows = partial(with_boundary_rows, model, basis_bias=boundary_bias, params_bias=params_bias)
+    match = _match(names, own, state, boundary_rows)
     left_over = [k for k in state if k not in names.values()]
     allowed = [k for k in left_over if _may_be_left_over(model, k)]
-    unknown = [k for k in left_over if k not in allowed]
     problems = [
-        *_lines("in the file, but not in this model", unknown),
-        *_lines("in this model, but not in the file", missing),
-        *_lines("of another shape", shapes),
+        *_lines("in the file, but not in this model", [k for k in left_over if k not in allowed]),
+        *_lines("in this model, but not in the file",
+                [k for k in match.missing if not _may_be_missing(k, detector_only)]),
+        *_lines("of another shape", match.shapes),
         *_lines("rows for another number of classes (reset_classifier=True starts them afresh)",
-                [] if reset_classifier else classes),
+                [] if reset_classifier else match.classes),
     ]  # fmt: skip
     if problems:
         raise ValueError("\n  ".join([f"{source}: does not fit this model", *problems]))
-    model.load_state_dict({**own, **loaded})
-    return Report(list(loaded), fresh, allowed)
+    model.load_state_dict({**own, **match.loaded})
+    return Report(list(match.loaded), match.fresh, allowed)
+
+
+@dataclass(frozen=True)
+class _Match:
+    """Tensors by our names, reasons by our names, and theirs that are missing, of another shape, of other classes."""
+
+    loaded: dict[str, Tensor]
+    fresh: dict[str, str]
+    missing: list[str]
+    shapes: list[str]
+    classes: list[str]
+
+
+def _match(
+    names: Mapping[str, str],
+    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
+    boundary_rows: Callable[[str, Tensor, Tensor], Tensor | None],
+) -> _Match:
+    """What a file has for each of our tensors.
+
+    Args:
+        names: theirs by ours.
+        own: the tensors of the model.
+        state: those of the file.
+        boundary_rows: called with our name, the value of the file and ours; see `with_boundary_rows`.
+    """
+    match = _Match({}, {k: "has no counterpart in AdelaiDet" for k in own if k not in names}, [], [], [])
+    for key, theirs in names.items():
+        value, wanted = state.get(theirs), own[key]
+        if value is None:
+            match.fresh[key] = "not in the file"
+            match.missing.append(theirs)
+        elif value.shape == wanted.shape:
+            match.loaded[key] = value
+        elif (extended := boundary_rows(key, value, wanted)) is not None:
+            match.loaded[key] = extended
+            match.fresh[key] = "rows of the boundary basis, which the file does not have"
+        elif key.startswith(CLASSIFIERS) and value.shape[1:] == wanted.shape[1:]:
+            match.fresh[key] = "another number of classes (reset_classifier)"
+            match.classes.append(f"{theirs} {value.shape[0]} for {wanted.shape[0]}")
+        else:
+            match.shapes.append(f"{theirs} {tuple(value.shape)} for {tuple(wanted.shape)}")
+    return match
 
 
 def export_adelaidet(model: Segmenter, *, detector_only: bool = False) -> dict[str, Tensor]:
@@ -190,6 +216,10 @@ def _joined_scales(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if scales:
         joined[f"{HEAD}.scales"] = torch.cat(scales)
     return joined
+
+
+def _may_be_missing(key: str, detector_only: bool) -> bool:
+    return MAY_BE_MISSING.fullmatch(key) is not None or (detector_only and key.startswith(MASK_PARTS))
 
 
 def _may_be_left_over(model: Segmenter, key: str) -> bool:
