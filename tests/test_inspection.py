@@ -13,6 +13,7 @@ from b2inst.callbacks.inspection import Inspection, corner
 from b2inst.data.boundary_target import BoundaryTarget
 from b2inst.inspection import Histogram, Inspector, Shares, TargetWidth
 from b2inst.lit import LitSegmenter
+from b2inst.ops.rois import crop_masks
 from b2inst.structures import Batch, ImageBatch, Targets
 from toy import toy_checkpoint
 
@@ -82,8 +83,11 @@ def test_a_model_is_measured(tmp_path: Path, experiment: str) -> None:
     with torch.no_grad():
         outputs = model(batch.images)
         inspector.update(outputs, batch)
+        alone = inspector.result()
         inspector.update(outputs, batch_of())  # an image without instances
     found = inspector.result()
+    for name in ("boundary_basis_dice", "score_errors", "score_targets", "attention"):
+        assert found[name] == alone[name]
     assert found["instances"] == 2 and sum(found["score_targets"]["iou"]["counts"]) == 2
     assert found["boundary_basis"] == (experiment in ("ablation_e", "b2inst_light"))
     assert len(found["attention"]["overall"]) == 4 + found["boundary_basis"]
@@ -118,6 +122,29 @@ def test_a_validation_in_mixed_precision_is_measured(tmp_path: Path) -> None:
     inspection.on_validation_epoch_end(trainer, module)
     found = json.loads((tmp_path / "inspection.json").read_text())
     assert found["instances"] == 1 and sorted(found["score_errors"]) == ["boundary", "iou"]
+
+
+def test_without_any_instance_there_is_no_mean(tmp_path: Path) -> None:
+    model = LitSegmenter.from_checkpoint(toy_checkpoint(tmp_path / "best.ckpt", experiment="b2inst_light")).model
+    inspector = Inspector(model)
+    with torch.no_grad():
+        inspector.update(model(batch_of().images), batch_of())
+    found = inspector.result()
+    assert found["boundary_basis_dice"] is None and found["score_errors"] == {} and found["instances"] == 0
+
+
+def test_score_errors_are_those_of_what_the_head_learns(tmp_path: Path) -> None:
+    """A head that predicts its own targets makes no error, however its boundary is defined."""
+    path = toy_checkpoint(tmp_path / "x.ckpt", "model.scoring.boundary_band=both", experiment="b2inst_light")
+    model = LitSegmenter.from_checkpoint(path).model
+    batch = batch_of((16, 16, 56, 56))
+    batch.targets.masks[:, 40:, 40:] = False
+    truth = crop_masks(batch.targets.masks, batch.targets.boxes, model.mask_size)
+    model.scoring.forward = lambda features, masks: model.scoring.targets(masks.logits, truth)
+    inspector = Inspector(model)
+    with torch.no_grad():
+        inspector.update(model(batch.images), batch)
+    assert inspector.result()["score_errors"] == {"iou": 0, "boundary": 0}
 
 
 def test_score_targets_are_those_of_the_masks(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Numbers about the inside of a model that explain its scores: attention, score targets, boundary target.
 
-Everything is measured on validation images with the ground truth: one place per instance, the positive nearest to
-its center, in the frame of the true box.
+Everything is measured on validation images with the ground truth: one place per instance, the positive that the
+detector weighs most (FCOS: the one nearest to its center), in the frame of the true box.
 """
 
 from __future__ import annotations
@@ -144,9 +144,10 @@ class Inspector:
         logits = self.model.boundary.logits(self.model.split(outputs.bases)[1])
         if logits is not None:
             found = logits.float().sigmoid() * targets.boundary_weight
-            self.basis_dice.append(dice_score(found, targets.boundary * targets.boundary_weight).cpu())
-        if len(targets):
-            self._masks(outputs, targets, batch.images.sizes)
+            wanted = targets.boundary * targets.boundary_weight
+            present = wanted.flatten(1).any(dim=1)  # without a boundary there is nothing to overlap with
+            self.basis_dice.append(dice_score(found[present], wanted[present]).cpu())
+        self._masks(outputs, targets, batch.images.sizes)  # without instances too, for all processes count together
 
     def _masks(self, outputs: Outputs, targets: Targets, sizes: Tensor) -> None:
         model = self.model
@@ -168,12 +169,13 @@ class Inspector:
         else:
             logits = model.masks_at(outputs, places, boxes)
         hard = (logits >= 0).float()
-        wanted = {"iou": iou_score(hard, true_masks), "boundary": dice_score(boundary(hard), boundary(true_masks))}
-        for name, values in wanted.items():
+        for name, values in (
+            ("iou", iou_score(hard, true_masks)), ("boundary", dice_score(boundary(hard), boundary(true_masks))),
+        ):  # fmt: skip
             self.targets[name].update(values)
         if model.scoring.qualities:
             scored = PredictedMasks(logits, boxes, places.image, places.labels, sizes)
-            predicted = model.scoring(outputs.features, scored)
+            predicted, wanted = model.scoring(outputs.features, scored), model.scoring.targets(logits, true_masks)
             for name, values in predicted.items():
                 self.errors.setdefault(name, []).append((values - wanted[name]).abs().cpu())
 
@@ -185,7 +187,12 @@ class Inspector:
             "attention": self.attention.result(),
             "contribution": self.contribution.result(),
             "score_targets": {name: histogram.result() for name, histogram in self.targets.items()},
-            "score_errors": {name: float(torch.cat(values).mean()) for name, values in self.errors.items()},
+            "score_errors": {name: _mean(values) for name, values in self.errors.items()},
             "boundary_target": self.width.result(),
-            "boundary_basis_dice": float(torch.cat(self.basis_dice).mean()) if self.basis_dice else None,
+            "boundary_basis_dice": _mean(self.basis_dice),
         }
+
+
+def _mean(values: list[Tensor]) -> float | None:
+    """Of all numbers in them, None without any."""
+    return float(torch.cat(values).mean()) if sum(map(len, values)) else None

@@ -156,7 +156,7 @@ def test_training_is_shuffled_and_drops_what_is_left_over_but_not_all(root):
     assert [len(batch) for batch in tiny.train_dataloader()] == [3]
 
 
-@pytest.mark.parametrize("name", ["val_dataloader", "test_dataloader", "predict_dataloader"])
+@pytest.mark.parametrize("name", ["val_dataloader", "predict_dataloader"])
 def test_validation_is_whole_and_in_order(root, name):
     module = _module(root, batch_size=8, val_batch_size=2)
     batches = list(getattr(module, name)())

@@ -231,6 +231,34 @@ def test_what_lies_in_the_padding_changes_nothing(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 @torch.no_grad()
+def test_a_first_image_that_is_small_for_its_canvas_changes_nothing_of_later_ones(kind):
+    images, strip = build.images(1, 64, 96), build.images(1, 64, 96, sizes=[(21, 90)])
+    fresh, used = finder(kind), finder(kind)
+    used.detect(used(strip), strip)
+    (found,), (wanted,) = used.detect(used(images), images), fresh.detect(fresh(images), images)
+    assert len(wanted) > 3
+    assert torch.equal(found.boxes, wanted.boxes) and torch.equal(found.mask_logits, wanted.mask_logits)
+    strides = [(1 / scale) for scale in used.roi_heads.box_roi_pool.scales]
+    assert strides == used.fpn.strides[: len(strides)] and used.mask_head.pool.scales == fresh.mask_head.pool.scales
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_validation_draws_the_same_samples_each_time_and_no_number_of_the_training(kind):
+    model, batch = KINDS[kind](rois_per_image=8, anchors_per_image=8), build.batch(build.BATCHES["normal"])
+    outputs = model(batch.images)
+
+    def loss():
+        return model.losses(outputs, batch)[0]["cls"].item()
+
+    assert len({loss() for _ in range(8)}) > 1, "nothing is drawn"
+    model.eval()
+    state = torch.get_rng_state()
+    assert len({loss() for _ in range(4)}) == 1
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
 def test_the_settings_of_the_detector(kind):
     model, images = finder(kind), build.images(1, 64, 96)
     (usual,) = model.detect(model(images), images)

@@ -74,6 +74,18 @@ def test_targets_judge_the_shape_and_not_the_sharpness():
     assert 0.5 > soft[0] > soft[1] > soft[2]
 
 
+@pytest.mark.parametrize(("padding", "least", "most"), [("replicate", 0, 0.01), ("zeros", 0.95, 0.99)])
+def test_a_mask_that_fills_the_frame_of_its_box(padding, least, most):
+    true = torch.ones(1, 56, 56)
+    found = torch.full_like(true, 5.0)
+    found[:, :3, :3] = -5
+    scoring = head(boundary_padding=padding)
+    assert least <= scoring.targets(found, true)["boundary"].item() <= most
+    assert scoring.targets(true * 5, true)["boundary"].item() == pytest.approx(1)
+    assert scoring.targets(true * -5, true)["boundary"].item() == 0, "nothing has no boundary either"
+    assert scoring.targets(true * -5, true * 0)["boundary"].item() == 1
+
+
 def test_targets_are_of_the_mode_and_carry_no_gradient():
     logits, true = disk().requires_grad_(), mask(disk())
     for mode, names in (("iou", {"iou"}), ("boundary", {"boundary"}), ("iou_boundary", {"iou", "boundary"})):

@@ -302,7 +302,6 @@ class B2InstDataModule(pl.LightningDataModule):
         trainer = self.trainer
         return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
-    test_dataloader = val_dataloader
     predict_dataloader = val_dataloader
 
     def _loader(self, split: SplitName, **batches: Any) -> DataLoader[Batch]:

@@ -74,8 +74,8 @@ class BoundaryMaskHead(MaskHead):
 
     def _joined(self, features: Features, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Features (S, channels, 14, 14) of the masks and of the boundaries of S boxes."""
-        masks = self.head(self.pool(features.levels, boxes, features.sizes))
-        finest = self.boundary_pool(features.levels, boxes, features.sizes)
+        masks = self.head(self.pool(features.levels, boxes, features.canvas_sizes))
+        finest = self.boundary_pool(features.levels, boxes, features.canvas_sizes)
         edges = F.relu(self.boundary_reduce(finest)) + F.relu(self.mask_to_boundary(masks))
         edges = self.boundary_head(edges)
         return F.relu(self.fusion(masks + F.relu(self.boundary_to_mask(edges)))), edges

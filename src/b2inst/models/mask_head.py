@@ -29,6 +29,14 @@ class Features:
     canvas: Tensor
     sizes: list[tuple[int, int]]
 
+    @property
+    def canvas_sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of the canvas for each image: `MultiScaleRoIAlign` takes the strides of the levels from them.
+
+        It does so once, with the first batch, and would take half a stride from an image that is much smaller.
+        """
+        return [(self.canvas.shape[2], self.canvas.shape[3])] * len(self.sizes)
+
 
 @dataclass(frozen=True)
 class Rois:
@@ -71,7 +79,7 @@ class MaskHead(nn.Module):
 
     def forward(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """Mask logits (S, C + 1, R, R) of the S boxes of all images; class 0 has no meaning."""
-        return self.predictor(self.head(self.pool(features.levels, boxes, features.sizes))).float()
+        return self.predictor(self.head(self.pool(features.levels, boxes, features.canvas_sizes))).float()
 
     def losses(self, features: Features, rois: Rois, wanted: Tensor, terms: Mapping[str, Any]) -> dict[str, Tensor]:
         """Cross-entropy of the masks, and what further terms say of them, as means over the positives of all processes.

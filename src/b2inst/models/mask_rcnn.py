@@ -140,9 +140,9 @@ class MaskRCNN(Model):
             raise ValueError("losses() needs targets, and this batch has none")
         targets = batch.targets
         wanted = _of_each_image(targets, len(batch))
-        with _training(self.rpn):
+        with _training(self.rpn), _draws(outputs.canvas.device, fixed=not self.training):
             proposals, rpn = self.rpn(ImageList(outputs.canvas, outputs.sizes), outputs.levels, wanted)
-        proposals, matched, labels, deltas = self.roi_heads.select_training_samples(proposals, wanted)
+            proposals, matched, labels, deltas = self.roi_heads.select_training_samples(proposals, wanted)
         losses = {"rpn_cls": rpn["loss_objectness"], "rpn_box": rpn["loss_rpn_box_reg"]}
         losses |= self._box_losses(outputs, proposals, torch.cat(labels), torch.cat(deltas))
         rois = _positives(proposals, matched, labels, targets)
@@ -178,7 +178,7 @@ class MaskRCNN(Model):
     def _classify(self, outputs: Features, boxes: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Class logits (S, C + 1) and box deltas (S, 4 (C + 1)) of S boxes, image by image."""
         heads = self.roi_heads
-        pooled = heads.box_roi_pool(outputs.levels, boxes, outputs.sizes)
+        pooled = heads.box_roi_pool(outputs.levels, boxes, outputs.canvas_sizes)
         cls_logits, deltas = heads.box_predictor(heads.box_head(pooled))
         return cls_logits.float(), deltas.float()
 
@@ -251,6 +251,17 @@ def _training(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.training = usual
+
+
+@contextmanager
+def _draws(device: torch.device, fixed: bool) -> Iterator[None]:
+    """Let torchvision draw its samples; if fixed, the same each time and no number of the training's generators."""
+    if not fixed:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
 
 
 def _of_each_image(targets: Targets, count: int) -> list[dict[str, Tensor]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -10,7 +12,7 @@ from torchvision.ops import roi_align
 from b2inst.losses.quality import quality_regression
 from b2inst.models.checks import whole_numbers
 from b2inst.models.scoring_base import MaskScoring, PredictedMasks
-from b2inst.ops.laplacian import boundary, check_options, soft_boundary
+from b2inst.ops.laplacian import Padding, boundary, check_options, soft_boundary
 from b2inst.ops.rois import fpn_level, with_image_index
 
 QUALITIES = ("iou", "boundary")
@@ -70,6 +72,8 @@ class ScoringHead(MaskScoring):
         roi_size: side of the pooled features; half of it, rounded up, after the last convolution.
         boundary_input: whether the boundary of the predicted mask is an input channel.
         boundary_band: of the target: `inner` contour, `both` sides, or `dilate_<k>`.
+        boundary_padding: of the target: with `replicate` a mask has no boundary where it reaches the frame of its box,
+            with `zeros` it ends there.
         binarize: threshold the predicted mask at 0.5 before its boundary is compared with the true one.
         detach_masks: no gradient from this head into the masks.
         boxes: RoIs in training: `gt_box` or `pred_box` (the decoded box of each positive).
@@ -97,6 +101,7 @@ class ScoringHead(MaskScoring):
         roi_size: int = 14,
         boundary_input: bool = True,
         boundary_band: str = "inner",
+        boundary_padding: Padding = "replicate",
         binarize: bool = True,
         detach_masks: bool = True,
         boxes: str = "gt_box",
@@ -108,11 +113,12 @@ class ScoringHead(MaskScoring):
             raise ValueError(f"scoring mode={mode!r}, branch={branch!r}; allowed: {', '.join(modes)}; fc, gap")
         super().__init__(modes[mode], detach_masks=detach_masks, boxes=boxes, max_positives=max_positives, clamp=clamp)
         whole_numbers(roi_size=roi_size)
-        check_options(band=boundary_band)
+        check_options(padding=boundary_padding, band=boundary_band)
         self.strides = strides[:3]
         self.roi_size = roi_size
         self.boundary_input = boundary_input
         self.boundary_band = boundary_band
+        self.boundary_padding = boundary_padding
         self.binarize = binarize
         self.reduce = nn.Identity() if reduced is None else nn.Conv2d(in_channels, reduced, 1)
         self.convs = _convs((reduced or in_channels) + 1 + boundary_input, channels)
@@ -153,16 +159,19 @@ class ScoringHead(MaskScoring):
         if "boundary" in self.qualities:
             probs = mask_logits.float().sigmoid()
             hard = (probs >= 0.5).float()
-            found = boundary(hard, band=self.boundary_band) if self.binarize else soft_boundary(probs)
-            values["boundary"] = dice_score(found, boundary(true_masks, band=self.boundary_band))
+            contour = partial(boundary, padding=self.boundary_padding, band=self.boundary_band)
+            found = contour(hard) if self.binarize else soft_boundary(probs, padding=self.boundary_padding)
+            # Nothing and a mask that fills its frame may both have no boundary, and do not agree.
+            both = hard.flatten(1).any(dim=1) == true_masks.flatten(1).any(dim=1)
+            values["boundary"] = dice_score(found, contour(true_masks)) * both
         return {name: values[name] for name in self.qualities}
 
     def losses(self, predictions: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Unweighted scalar of each quality: 0.5 * squared error, mean over instances with a positive target.
 
         That leaves out masks that miss their instance (an IoU of 0), as Mask Scoring R-CNN does. The epsilon of
-        `dice_score` makes every boundary target positive: boundaries of one pixel have nothing in common as soon as a
-        mask is two pixels too large, and a head that never saw such masks would score them too high.
+        `dice_score` makes every other boundary target positive: boundaries of one pixel have nothing in common as soon
+        as a mask is two pixels too large, and a head that never saw such masks would score them too high.
         """
         return {name: quality_regression(predictions[name], targets[name]) for name in self.qualities}
 

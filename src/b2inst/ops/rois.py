@@ -18,18 +18,18 @@ def clip_boxes(boxes: Tensor, sizes: Tensor) -> Tensor:
     return boxes.clamp(min=0).minimum(limit)
 
 
-def crop_masks(masks: Tensor, boxes: Tensor, size: int, threshold: float = 0.5, chunk: int = 16) -> Tensor:
+def crop_masks(masks: Tensor, boxes: Tensor, size: int, chunk: int = 16) -> Tensor:
     """Crop one mask per box and scale it to a square.
 
     Args:
         masks: (B, H, W) bool, one per box.
         boxes: (B, 4) XYXY in pixels of the masks.
         size: side R of the result.
-        threshold: covered share of a cell from which it belongs to the object.
         chunk: how many masks are cast to float at a time; bounds the memory.
 
     Returns:
-        (B, R, R) float32, 0 or 1. Averages the exact samples of each cell, so that thin parts survive down-scaling.
+        (B, R, R) float32, 1 in cells of which half or more is covered. Averages the exact samples of each cell, so that
+        thin parts survive down-scaling.
 
     Example:
         >>> mask = torch.zeros(1, 8, 8, dtype=torch.bool)
@@ -45,14 +45,14 @@ def crop_masks(masks: Tensor, boxes: Tensor, size: int, threshold: float = 0.5, 
         rois = with_image_index(part, torch.arange(len(part), device=boxes.device))
         dense = masks[start : start + chunk, None].float()
         crops.append(roi_align(dense, rois, size, spatial_scale=1.0, sampling_ratio=-1, aligned=True)[:, 0])
-    return (torch.cat(crops) >= threshold).float()
+    return (torch.cat(crops) >= 0.5).float()
 
 
-def fpn_level(boxes: Tensor, lowest: int = 3, highest: int = 5, canonical_level: int = 4) -> Tensor:
-    """FPN level of each box: floor(4 + log2(sqrt(area) / 224)), limited to the levels there are.
+def fpn_level(boxes: Tensor) -> Tensor:
+    """FPN level of each box: floor(4 + log2(sqrt(area) / 224)), limited to P3, P4, P5.
 
     Returns:
-        (P,) int64 in [lowest, highest].
+        (P,) int64 in [3, 5].
 
     Source: FPN (arXiv 1612.03144), equation 1.
 
@@ -62,5 +62,5 @@ def fpn_level(boxes: Tensor, lowest: int = 3, highest: int = 5, canonical_level:
         [3, 4, 5]
     """
     area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).clamp(min=1e-6)
-    level = torch.floor(canonical_level + torch.log2(area.sqrt() / 224 + 1e-8))
-    return level.clamp(lowest, highest).long()
+    level = torch.floor(4 + torch.log2(area.sqrt() / 224 + 1e-8))
+    return level.clamp(3, 5).long()
