@@ -12,7 +12,7 @@ from pycocotools import mask as coco_mask
 
 import b2inst.evaluate
 from b2inst.config import ConfigError, plain
-from b2inst.evaluate import evaluate
+from b2inst.evaluate import data_config, evaluate
 from b2inst.metrics.results import save_results
 from b2inst.paths import config_dir, unwritable
 
@@ -74,6 +74,9 @@ def test_masks_that_are_missing_are_told(files: dict[str, Path], caplog: pytest.
         ({"dilation_ratio": 2}, "dilation_ratio=2: give a share"),
         ({"ckpt": "a.ckpt"}, "give either ckpt=FILE, or predictions=FILE"),
         ({"annotations": None}, "predictions=FILE needs annotations=FILE"),
+        ({"data": {"limit": -1}}, "data.limit=-1: give how many images"),
+        ({"score_threshold": "high"}, "score_threshold=high: give a class score"),
+        ({"pictures": -1}, "pictures=-1: give how many"),
     ],
 )
 def test_settings_are_checked(files: dict[str, Path], changes: dict[str, Any], told: str) -> None:
@@ -103,3 +106,24 @@ def test_what_can_be_written(tmp_path: Path) -> None:
     assert unwritable(tmp_path / "file") is None  # it is replaced
     assert unwritable(tmp_path / "file" / "a.json") == f"{tmp_path / 'file'} is no folder"
     assert "nothing can be written in /proc" in (unwritable(Path("/proc/none/a.json")) or "")
+
+
+def test_another_root_has_all_of_the_set(files: dict[str, Path]) -> None:
+    """Files that the training found elsewhere are of the old set; where they lie within a set stays."""
+    val = {"annotations": "/old/annotations.json", "images": "images/val", "limit": None}
+    config = settings(**files)
+
+    def changed(**values: Any) -> dict[str, Any]:
+        return data_config({"root": "/old", "prepare": None, "val": val}, {**config, "annotations": None, **values})
+
+    moved = {**config["data"], "root": "/new"}
+    assert changed()["val"] == val
+    assert changed(data=moved)["val"] == {**val, "annotations": None}
+    assert changed(data=moved, annotations="/a.json")["val"] == {**val, "annotations": "/a.json"}
+
+
+def test_errors_by_size_are_printed_if_asked_for(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(settings(**files))
+    assert "missed" not in capsys.readouterr().out
+    evaluate(settings(**files, errors=True))
+    assert "missed" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from rich.console import Console
 
-from b2inst.config import build, plain
+from b2inst.config import ConfigError, build, plain
 from b2inst.data.errors import DataError
 from b2inst.paths import config_dir
 from b2inst.verify import verify
@@ -201,3 +201,17 @@ def test_categories_of_a_large_list_are_one_row(root: Path, tmp_path: Path) -> N
     assert report.kinds() == ["unused category"] and report.total("warning") == 2
     rows = [line for line in _text(report).splitlines() if "never" in line]
     assert "unused category" in rows[0] and "77 of 80 have no annotation" in " ".join(rows) and len(rows) <= 4
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("splits=[test]", r"splits=\['test'\]: give a list of train and val"),
+        ("splits=val", "splits=val: give a list"),
+        ("threads=-1", "threads=-1: give how many, from 1 on"),
+        ("sheet=-1", "sheet=-1: give how many"),
+    ],
+)
+def test_settings_are_checked(root: Path, tmp_path: Path, override: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        verify(_config(root, tmp_path / "out", override))

@@ -13,6 +13,7 @@ from b2inst import runtime
 from b2inst.callbacks.evaluation import BOUNDARY_CURVES, CocoEvaluation
 from b2inst.callbacks.pictures import Pictures
 from b2inst.config import CHECKPOINT_DATA_TARGETS, ConfigError, build, plain
+from b2inst.config_read import is_int, is_number
 from b2inst.evaluate_split import evaluate_part
 from b2inst.lit import LitSegmenter
 from b2inst.metrics.coco import KINDS
@@ -33,7 +34,7 @@ def evaluate_checkpoint(config: dict[str, Any]) -> tuple[Scores | None, Path]:
         processes still have images to do.
     """
     ckpt = Path(config["ckpt"]).expanduser()
-    output = Path(config["output"] or ckpt.resolve().parent.parent / "evaluation" / "metrics.json")
+    output = Path(config["output"] or ckpt.resolve().parent.parent / "evaluation" / "metrics.json").expanduser()
     _check_output(output)
     try:
         module = LitSegmenter.from_checkpoint(ckpt)
@@ -73,6 +74,8 @@ def data_config(trained_with: dict[str, Any], config: dict[str, Any]) -> dict[st
     if changes["root"] is not None:
         data["prepare"] = None  # what is named is there, and nothing is made in its place
     val = dict(data["val"])
+    if changes["root"] is not None:  # all of it is there, and not where the training found it
+        val |= {key: None for key in ("annotations", "images") if val.get(key) and Path(val[key]).is_absolute()}
     if changes["limit"] is not None:
         val["limit"] = changes["limit"]
     for key in ("annotations", "images"):
@@ -99,18 +102,19 @@ def evaluate(config: dict[str, Any]) -> None:
     if config["ckpt"] is not None:
         scores, output = evaluate_checkpoint(config)
     else:
-        output = config["output"] and Path(config["output"])
+        output = config["output"] and Path(config["output"]).expanduser()
         if output:
             _check_output(output)
         try:
-            scores = evaluate_files(
-                config["predictions"], config["annotations"], output, config["kinds"], config["dilation_ratio"]
-            )
+            predictions, annotations = (Path(config[key]).expanduser() for key in ("predictions", "annotations"))
+            scores = evaluate_files(predictions, annotations, output, config["kinds"], config["dilation_ratio"])
         except (FileNotFoundError, ValueError) as error:
             raise ConfigError(str(error)) from error
     if scores is None:
         return
     print(scores.table())
+    if config["errors"]:
+        print(scores.error_table())
     if config["per_class"]:
         print(scores.class_table())
     if output:
@@ -130,8 +134,15 @@ def _check(config: dict[str, Any]) -> None:
     kinds, ratio = config["kinds"], config["dilation_ratio"]
     if kinds is not None and (not isinstance(kinds, list) or not kinds or set(map(str, kinds)) - {*KINDS}):
         raise ConfigError(f"kinds={kinds}: give a list like 'kinds=[box,mask]' of {', '.join(KINDS)}, or null for all")
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 < ratio < 1:
+    if not is_number(ratio) or not 0 < ratio < 1:
         raise ConfigError(f"dilation_ratio={ratio}: give a share of the image diagonal, between 0 and 1")
+    limit, threshold, pictures = config["data"]["limit"], config["score_threshold"], config["pictures"]
+    if limit is not None and not (is_int(limit) and limit >= 1):
+        raise ConfigError(f"data.limit={limit}: give how many images, from 1 on, or null for all")
+    if threshold is not None and not (is_number(threshold) and 0 <= threshold <= 1):
+        raise ConfigError(f"score_threshold={threshold}: give a class score from 0 to 1, or null for that of the model")
+    if not (is_int(pictures) and pictures >= 0):
+        raise ConfigError(f"pictures={pictures}: give how many images are drawn, or 0")
 
 
 def _check_boundary_f(config: dict[str, Any], module: LitSegmenter, split: Split) -> None:

@@ -16,7 +16,8 @@ from omegaconf import DictConfig
 from rich.progress import track
 
 from b2inst import runtime, viz
-from b2inst.config import build, plain
+from b2inst.config import ConfigError, build, plain
+from b2inst.config_read import is_int
 from b2inst.data.datamodule import B2InstDataModule, SplitName
 from b2inst.data.errors import DataError
 from b2inst.data.problems import Problem, from_error
@@ -37,7 +38,11 @@ def verify(config: dict[str, Any]) -> Report:
 
     Returns:
         the findings; `verify.json` and, if there are images, `contact_sheet.png` are in the folder `output`.
+
+    Raises:
+        ConfigError: a value that cannot be.
     """
+    _check(config)
     data: B2InstDataModule = build(config["data"], at="data")
     report = Report()
     candidates: list[Candidate] = []
@@ -57,6 +62,18 @@ def verify(config: dict[str, Any]) -> Report:
     report.files.append(output / "verify.json")
     report.to_json(output / "verify.json")
     return report
+
+
+def _check(config: dict[str, Any]) -> None:
+    splits, threads = config["splits"], config["threads"]
+    if not isinstance(splits, list) or not splits or any(split not in ("train", "val") for split in splits):
+        raise ConfigError(f"splits={splits}: give a list of train and val, like 'splits=[val]'; for another split give "
+                          "its files as data.val.annotations=FILE data.val.images=DIR")  # fmt: skip
+    if threads is not None and not (is_int(threads) and threads >= 1):
+        raise ConfigError(f"threads={threads}: give how many, from 1 on, or null for as many as there are cores")
+    for key in ("examples", "sheet"):
+        if not (is_int(config[key]) and config[key] >= 0):
+            raise ConfigError(f"{key}={config[key]}: give how many, or 0")
 
 
 def _annotations(data: B2InstDataModule, split: SplitName, part: SplitReport) -> Scan | None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from pathlib import Path
 
@@ -29,7 +30,9 @@ class Scored(pl.LightningModule):
         return self.weight.sum()
 
     def validation_step(self, batch: torch.Tensor, index: int) -> None:
-        self.log("AP", self.scores[self.current_epoch])
+        score = self.scores[self.current_epoch]
+        if score == score:  # an evaluation logs no NaN
+            self.log("AP", score)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -63,6 +66,14 @@ def test_a_lost_one_does_not_count(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert "best.ckpt could not be written" in caplog.text
     assert epoch_of(tmp_path) == 2, "0.5 is better than 0.1, which is in the file"
     assert float(best.best_model_score) == pytest.approx(0.5)
+
+
+def test_a_score_that_is_undefined_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fitted(tmp_path, [math.nan, math.nan])
+    (line,) = [message for message in caplog.messages if "undefined" in message]
+    assert line.startswith("AP is undefined on these validation images") and not (tmp_path / "best.ckpt").exists()
+    best = fitted(tmp_path, [math.nan, math.nan, 0.5], ckpt_path=str(tmp_path / "last.ckpt"))
+    assert epoch_of(tmp_path) == 2 and float(best.best_model_score) == pytest.approx(0.5)
 
 
 def test_the_best_score_outlives_a_move(tmp_path: Path) -> None:

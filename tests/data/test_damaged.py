@@ -74,6 +74,14 @@ def test_a_run_leaves_it_out_and_counts_it_once(root, tmp_path, caplog, workers)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_of_one_has_the_next_image_in_its_place(root, tmp_path, workers):
+    _damage(root, "train/000003.png", "train/000004.png")
+    module = _module(root, max_damaged=0.3, num_workers=workers, batch_size=1)
+    batches = _fit(module, 1, tmp_path)
+    assert sorted(sum(batches, [])) == [1, 2, 5, 5, 5, 6, 7, 8] and len(module.damage) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 def test_more_than_the_limit_end_the_run(root, tmp_path, workers):
     _damage(root, "train/000003.png", "train/000004.png")
     module = _module(root, max_damaged=0.2, num_workers=workers)
@@ -101,7 +109,8 @@ def test_the_limit_is_a_share(root, share):
 
 
 def test_an_empty_batch_is_an_error():
-    assert split_damaged([1, Damaged("a"), 2]) == ([1, 2], ("a",))
+    assert split_damaged([1, Damaged("a", 7), 2]) == ([1, 2], ("a",))
+    assert split_damaged([Damaged("a"), Damaged("b", 7), Damaged("c", 8)]) == ([7], ("a", "b", "c"))
     with pytest.raises(DataError, match=r"none of the 2 images(.|\n)*one\.png(.|\n)*two\.png"):
         split_damaged([Damaged("one.png"), Damaged("two.png")])
 

@@ -44,7 +44,7 @@ def test_a_draw_names_all_randomness():
 @pytest.mark.parametrize("place", [(0, 1), (1, 2)])
 def test_a_resumed_epoch_has_the_batches_of_the_interrupted_one(place):
     def batches(seed: int) -> GroupedBatchSampler:
-        return GroupedBatchSampler(EpochSampler(WIDE, seed, *place), 3, True, seed, groups=WIDE)
+        return GroupedBatchSampler(EpochSampler(WIDE, seed), 3, True, seed, WIDE, *place)
 
     whole = batches(5)
     epochs = []
@@ -86,8 +86,7 @@ def test_batches_are_of_one_group_except_at_the_end(drop_last):
 def test_processes_have_equally_many_batches_and_share_no_image():
     parts = []
     for rank in range(2):
-        sampler = EpochSampler(WIDE, 1, rank, 2)
-        batches = GroupedBatchSampler(sampler, 3, True, seed=0, groups=WIDE)
+        batches = GroupedBatchSampler(EpochSampler(WIDE, 1), 3, True, 0, WIDE, rank, 2)
         assert len(list(batches)) == len(batches) == 3
         parts.append({draw.position for batch in batches for draw in batch})
     assert not parts[0] & parts[1]
@@ -111,10 +110,11 @@ class _Recorder(pl.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
+@pytest.mark.parametrize("groups", [None, [k % 4 == 1 for k in range(50)]])
 @pytest.mark.parametrize("processes", [2, 3, 4])
-def test_processes_see_the_steps_of_one(processes):
+def test_processes_see_the_steps_of_one(processes, groups):
     def steps(rank: int, count: int) -> list[set[int]]:
-        batches = GroupedBatchSampler(EpochSampler(range(50), 3, rank, count), 12 // count, True, seed=0)
+        batches = GroupedBatchSampler(EpochSampler(range(50), 3), 12 // count, True, 0, groups, rank, count)
         found = [{draw.position for draw in batch} for batch in batches]
         assert len(found) == len(batches)
         return found
@@ -124,7 +124,17 @@ def test_processes_see_the_steps_of_one(processes):
 
 
 def test_fewer_images_than_processes_are_repeated():
-    assert [list(EpochSampler([0], 0, rank, 3)) for rank in range(3)] == [[0]] * 3
+    def positions(images: int, rank: int) -> list[list[int]]:
+        batches = GroupedBatchSampler(EpochSampler(range(images), 0), 2, False, 0, None, rank, 3)
+        found = [[draw.position for draw in batch] for batch in batches]
+        assert len(found) == len(batches)
+        return found
+
+    assert [positions(1, rank) for rank in range(3)] == [[[0]]] * 3
+    two = [positions(2, rank)[0][0] for rank in range(3)]
+    assert sorted(two) in ([0, 0, 1], [0, 1, 1])
+    assert sorted(sum((positions(4, rank)[0] for rank in range(3)), [])) != [0, 1, 2, 3]  # one waits for the next epoch
+    assert all(len(positions(4, rank)[0]) == 1 for rank in range(3))
 
 
 def _fit(root: Path, folder: Path, epochs: int, workers: int, strategy: str, resume: Path | None = None) -> dict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ModelCheckpoint
+
+log = logging.getLogger(__name__)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -19,13 +22,26 @@ class BestCheckpoint(ModelCheckpoint):
     and the best score outlives a move of the folder.
     """
 
+    _told = False
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write if it is the best; forget about it if it could not be written."""
+        """Write if it is the best; forget about it if it could not be written.
+
+        The objective is undefined where the validation images have nothing that it counts: no checkpoint is the best.
+        """
+        if self.monitor not in trainer.callback_metrics:
+            if not self._told:
+                log.warning("%s is undefined on these validation images, so there is no best checkpoint; give others, "
+                            "or another objective", self.monitor)  # fmt: skip
+            self._told = True
+            return
         with self._forgetting(trainer):
             super().on_validation_end(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The same, where validations are counted in epochs."""
+        if self.monitor not in trainer.callback_metrics:
+            return
         with self._forgetting(trainer):
             super().on_train_epoch_end(trainer, pl_module)
 

@@ -24,6 +24,8 @@ from b2inst.data.index import CocoIndex, CocoObject
 from b2inst.data.sampler import Draw
 from b2inst.ops.rasterize import INDEX_DTYPE, Patch, assemble, pack, patches, rasterize, rasterize_window
 
+STAND_INS = 16  # images that are tried in place of a damaged one
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -117,15 +119,34 @@ class CocoDataset(Dataset[Sample | Damaged]):
         return len(self.images)
 
     def __getitem__(self, index: int | Draw) -> Sample | Damaged:
-        record = self.images[index.position if isinstance(index, Draw) else index]
-        seed = index.sample_seed(record.id) if isinstance(index, Draw) else _draw_seed(record.id)
-        path = self.folder / record.file_name
+        position = index.position if isinstance(index, Draw) else index
         try:
-            image = read_image(path, record.size)
+            image = self._read(position)
         except DataError as error:
             if not self.skip_damaged:
                 raise
-            return Damaged(str(error))
+            return Damaged(str(error), self._another(position, index))
+        return self._sample(position, image, index)
+
+    def _read(self, position: int) -> NDArray[np.uint8]:
+        record = self.images[position]
+        return read_image(self.folder / record.file_name, record.size)
+
+    def _another(self, position: int, index: int | Draw) -> Sample | None:
+        """The sample of the next image that can be used, if there is one among the next few."""
+        for offset in range(1, min(STAND_INS, len(self) - 1) + 1):
+            other = (position + offset) % len(self)
+            try:
+                image = self._read(other)
+            except DataError:
+                continue
+            return self._sample(other, image, index)
+        return None
+
+    def _sample(self, position: int, image: NDArray[np.uint8], index: int | Draw) -> Sample:
+        record = self.images[position]
+        seed = index.sample_seed(record.id) if isinstance(index, Draw) else _draw_seed(record.id)
+        path = self.folder / record.file_name
         objects = self.index.objects(record.id)
         image, found, crowd = augment_objects(image, objects, self.augment, seed)
         masks, boxes, kept = assemble(found, *image.shape[:2])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from b2inst.data.errors import DataError
 
@@ -20,19 +20,27 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """Stands for an image that cannot be used; `message` names the file and says why."""
+    """Stands for an image that cannot be used.
+
+    Attributes:
+        message: names the file and says why.
+        instead: a sample of another image, for a batch that would have none.
+    """
 
     message: str
+    instead: Any = None
 
 
 def split_damaged(samples: Sequence[T | Damaged]) -> tuple[list[T], tuple[str, ...]]:
-    """Separate samples from the messages of damaged ones.
+    """Separate samples from the messages of damaged ones; without any, the first has another image in its place.
 
     Raises:
-        DataError: there is no sample, so that the batch would be empty.
+        DataError: there is none either, so that the batch would be empty.
     """
     good = [sample for sample in samples if not isinstance(sample, Damaged)]
     messages = tuple(sample.message for sample in samples if isinstance(sample, Damaged))
+    if not good:
+        good = [sample.instead for sample in samples if sample.instead is not None][:1]
     if not good:
         raise DataError("\n".join([f"none of the {len(samples)} images of a batch can be used:", *messages]))
     return good, messages

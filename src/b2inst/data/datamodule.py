@@ -280,8 +280,8 @@ class B2InstDataModule(pl.LightningDataModule):
         sizes = dataset.images.sizes
         rank, processes = self._place()
         sampler = GroupedBatchSampler(
-            EpochSampler(dataset, seed, rank, processes), size, len(dataset) >= size * processes, seed,
-            groups=(sizes[:, 0] > sizes[:, 1]) if self.group_by_aspect else None,
+            EpochSampler(dataset, seed), size, len(dataset) >= size * processes, seed,
+            groups=(sizes[:, 0] > sizes[:, 1]) if self.group_by_aspect else None, rank=rank, processes=processes,
         )  # fmt: skip
         return self._loader("train", batch_sampler=sampler)
 

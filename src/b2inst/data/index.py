@@ -137,10 +137,6 @@ class CocoIndex:
             for i in self._order[self._first[row] : self._first[row + 1]].tolist()
         ]
 
-    def has_instances(self, image_id: int) -> bool:
-        """Whether an image has an annotation that is not a crowd."""
-        return bool(self.instance_counts[self._row(image_id)])
-
     @cached_property
     def instance_counts(self) -> NDArray[np.int64]:
         """(N,) int64, the number of instances of each image, crowds left out."""

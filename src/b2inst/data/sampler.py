@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler
 
 
@@ -26,25 +25,19 @@ class Draw(NamedTuple):
 
 
 class EpochSampler(RandomSampler):  # Lightning takes it for shuffled by its class
-    """A random order of a data set for each epoch, of which each process takes its share.
-
-    The order is the same for any number of processes, and so are the images of a step, if they have as many together.
+    """A random order of a data set for each epoch, the same in every process.
 
     Args:
         dataset: with a length.
         seed: of the orders.
-        rank: which process.
-        processes: how many. What does not divide by them waits for another epoch.
 
     Attributes:
         epoch: the next one. Lightning sets it; without Lightning, each iteration goes on to the next.
     """
 
-    def __init__(self, dataset: Any, seed: int, rank: int = 0, processes: int = 1) -> None:
+    def __init__(self, dataset: Any, seed: int) -> None:
         super().__init__(dataset)
         self.seed = seed
-        self.rank = rank
-        self.processes = processes
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -54,30 +47,24 @@ class EpochSampler(RandomSampler):  # Lightning takes it for shuffled by its cla
     def __iter__(self) -> Iterator[int]:
         generator = torch.Generator().manual_seed((self.seed + 0x9E3779B1 * self.epoch) % 2**63)
         self.epoch += 1
-        order = torch.randperm(len(self.data_source), generator=generator)
-        yield from order[self._positions(self.rank)].tolist()
-
-    def __len__(self) -> int:
-        return len(self._positions(0))
-
-    def _positions(self, rank: int) -> Tensor:
-        """Of the order, those of a process; each has one at least, so fewer images than processes are repeated."""
-        images = len(self.data_source)
-        return torch.arange(rank, max(images // self.processes, 1) * self.processes, self.processes) % max(images, 1)
+        yield from torch.randperm(len(self.data_source), generator=generator).tolist()
 
 
 class GroupedBatchSampler(BatchSampler):
     """Batches of images of one group, so that they share a canvas with little padding.
 
-    What is left of the groups at the end makes mixed batches: there are as many batches as without groups, and thus
-    as many in each process of DDP, whatever images it has.
+    What is left of the groups at the end makes mixed batches: there are as many batches as without groups. A step has
+    the same images for any number of processes, if they have as many together; each takes its share of them.
 
     Args:
-        sampler: gives the positions of this process.
-        batch_size: images in a batch.
-        drop_last: leave out the last batch if it is smaller.
+        sampler: gives the positions of all processes.
+        batch_size: images in a batch of a process.
+        drop_last: leave out the last step if it is smaller; else what does not divide by the processes is left out of
+            it, and fewer images than processes are repeated.
         seed: of the samples.
         groups: of each position; None for one group.
+        rank: which process.
+        processes: how many.
 
     Attributes:
         skip: batches that the next iteration leaves out.
@@ -90,30 +77,42 @@ class GroupedBatchSampler(BatchSampler):
         drop_last: bool,
         seed: int,
         groups: Sequence[int] | None = None,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         super().__init__(sampler, batch_size, drop_last)
         self.seed = seed
         self.groups = groups
+        self.rank = rank
+        self.processes = processes
         self.skip = 0
+
+    def __len__(self) -> int:
+        steps, rest = divmod(len(self.sampler), self.batch_size * self.processes)
+        return steps + (rest > 0 and not self.drop_last)
 
     def __iter__(self) -> Iterator[list[Draw]]:
         """The batches, without the first `skip` of this iteration; the next one has all again."""
         skip, self.skip = self.skip, 0
-        yield from islice(self._batches(), skip, None)
+        for step in islice(self._steps(), skip, None):
+            share = max(len(step) // self.processes, 1)
+            yield [step[(self.rank + k * self.processes) % len(step)] for k in range(share)]
 
-    def _batches(self) -> Iterator[list[Draw]]:
+    def _steps(self) -> Iterator[list[Draw]]:
+        """The images of each step, of all processes."""
+        size = self.batch_size * self.processes
         epoch = getattr(self.sampler, "epoch", 0)  # a sampler without epochs repeats itself
         waiting: dict[int, list[Draw]] = {}
         for position in self.sampler:
             group = 0 if self.groups is None else int(self.groups[position])
             batch = waiting.setdefault(group, [])
             batch.append(Draw(position, self.seed, epoch))
-            if len(batch) == self.batch_size:
+            if len(batch) == size:
                 yield waiting.pop(group)
         rest = [draw for group in sorted(waiting) for draw in waiting[group]]
-        for start in range(0, len(rest), self.batch_size):
-            batch = rest[start : start + self.batch_size]
-            if len(batch) == self.batch_size or not self.drop_last:
+        for start in range(0, len(rest), size):
+            batch = rest[start : start + size]
+            if len(batch) == size or not self.drop_last:
                 yield batch
 
 
